@@ -1,0 +1,61 @@
+"""Projected gradient descent in the Linf ball, the workhorse first-order attack."""
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from bezoar import checks
+from bezoar.attacks.protocol import Attack, Ball, Goal, Oracle
+from bezoar.geometry import linf_radius, project_linf
+from bezoar.seeds import Noise
+
+
+@dataclass(frozen=True, kw_only=True)
+class PGD(Attack):
+    r"""Projected gradient descent in the Linf ball.
+
+    .. math::
+        x_{t+1} = \Pi_\epsilon\bigl(x_t + \alpha\,\mathrm{sign}\,\nabla_x L(f(x_t), y)\bigr),
+        \qquad x_0 = \Pi_\epsilon(x + u),\; u \sim U[-\epsilon, \epsilon]
+
+    with :math:`\Pi_\epsilon` the projection onto the ball around the clean image, cut to [0, 1].
+    Paper: arXiv:1706.06083, section 2.1. Cost: ``steps`` forward and backward passes an image and
+    a restart, and one forward pass to judge the last point.
+
+    Args:
+        eps: radius of the ball, in pixel units of [0, 1].
+        steps: number of steps.
+        step_size: the length alpha, in pixel units; ``None`` is 2.5 eps / steps, which reaches
+            every point of the ball from any other whatever eps is swept over.
+        random_start: draw u; when false, start at the clean image.
+        restarts: number of starts; later ones go on with the images that still stand.
+    """
+
+    eps: float = 0.1
+    steps: int = 40
+    step_size: float | None = None
+    random_start: bool = True
+    restarts: int = 1
+    norm: str = field(default="linf", init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        checks.in_range("eps", self.eps, 0)
+        checks.at_least("steps", self.steps, 1)
+        checks.at_least("restarts", self.restarts, 1)
+        if self.step_size is not None:
+            checks.in_range("step_size", self.step_size, 0)
+
+    def start(self, x: Tensor, goal: Goal, noise: Noise) -> Ball:
+        if not self.random_start:
+            return Ball(x, x)
+        u = linf_radius(self.eps) * noise.uniform(x.shape[1:]).to(x)
+        return Ball((x + u).clamp(0, 1), x)
+
+    def step(self, state: Ball, oracle: Oracle) -> Ball:
+        eps = linf_radius(self.eps)
+        alpha = 2.5 * eps / self.steps if self.step_size is None else self.step_size
+        moved = state.x_adv + alpha * oracle.ascent(state.x_adv).sign()
+        return Ball(project_linf(moved, state.x, eps), state.x)
+
+    def best(self, state: Ball) -> Tensor:
+        return state.x_adv

@@ -1,0 +1,56 @@
+"""Balls around images: projections and distances."""
+
+import torch
+from torch import Tensor
+
+
+def project_linf(x_adv: Tensor, x: Tensor, eps: float) -> Tensor:
+    """Project onto the Linf ball of radius eps around ``x``, cut to the image box [0, 1].
+
+    Both ``(N, C, H, W)``; the result has their shape and dtype.
+    """
+    return x_adv.clamp(x - eps, x + eps).clamp(0, 1)
+
+
+def project_l2(x_adv: Tensor, x: Tensor, eps: float) -> Tensor:
+    """Shorten to the L2 ball of radius eps around ``x``, then cut to the image box [0, 1].
+
+    The cut can only bring the image nearer to ``x``, which lies in the box, so the result is in
+    both; it is the nearest point of each set in turn, not always of their intersection.
+    """
+    change = x_adv - x
+    norm = norms_l2(change)
+    factor = (eps / norm.clamp(min=1e-12)).clamp(max=1)
+    return (x + change * factor).clamp(0, 1)
+
+
+def linf_radius(eps: float) -> float:
+    """The radius that counts: beyond 1 the Linf ball around an image holds the whole box."""
+    return min(eps, 1.0)
+
+
+def norms_l2(change: Tensor) -> Tensor:
+    """L2 norm of each image's change, ``(N, 1, 1, 1)``."""
+    norm: Tensor = torch.linalg.vector_norm(change.flatten(1), dim=1)
+    return norm.reshape(-1, 1, 1, 1)
+
+
+def direction_l2(change: Tensor) -> Tensor:
+    """Give each image's change the L2 norm 1; a change that is exactly zero stays zero."""
+    largest = change.abs().flatten(1).amax(dim=1).reshape(-1, 1, 1, 1)
+    # Scaled first: the squares of a confident network's gradient would all round to zero.
+    scaled = change / largest.clamp(min=torch.finfo(change.dtype).tiny)
+    return scaled / norms_l2(scaled).clamp(min=1e-12)
+
+
+def linf_distance(x_adv: Tensor, x: Tensor) -> Tensor:
+    """Largest change of any pixel, ``(N,)``."""
+    return (x_adv - x).abs().flatten(1).amax(dim=1)
+
+
+def l2_distance(x_adv: Tensor, x: Tensor) -> Tensor:
+    """L2 norm of the change, ``(N,)``."""
+    return norms_l2(x_adv - x).flatten()
+
+
+DISTANCES = {"linf": linf_distance, "l2": l2_distance}

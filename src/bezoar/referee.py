@@ -1,0 +1,249 @@
+"""Measures what an attack does to a classifier; trusts no method's own word.
+
+An attack hands back images. Whether they are images, how far they lie from the clean ones, what
+the classifier says to them and on which weights they were made is found out here, for every
+method alike.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from bezoar import checks
+from bezoar import classifier as classifiers
+from bezoar.attacks import ATTACKS, Attack, Untargeted
+from bezoar.attacks.engine import perturb, search
+from bezoar.data.imageset import ImageSet
+from bezoar.geometry import DISTANCES
+from bezoar.results import Facts
+from bezoar.seeds import Noise
+
+UNIT = 1000  # images a unit of work: what is computed, stored and resumed as a whole
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stamp:
+    """What a set of adversarial images is and where it comes from.
+
+    Attributes:
+        metric: name in tables, for example ``fgsm@0.1``.
+        attack: name of the method in the table of attacks.
+        recipe: the attack with all its settings.
+        norm: norm of the ball.
+        eps: its radius, in pixel units of [0, 1].
+        steps: gradient steps of a start; 0 is noise, 1 a one-step attack.
+        data: name of the images' split.
+        seed: seed of the noise.
+        made_on: hash of the weights that the attack had before it.
+        scored_on: hash of the weights that classified the images.
+    """
+
+    metric: str
+    attack: str
+    recipe: str
+    norm: str
+    eps: float
+    steps: int
+    data: str
+    seed: int
+    made_on: str
+    scored_on: str
+
+    @property
+    def access(self) -> str:
+        """``white-box`` when made on the weights that are scored, else ``transfer``."""
+        return "white-box" if self.made_on == self.scored_on else "transfer"
+
+    def as_dict(self) -> dict[str, object]:
+        """For JSON; ``access`` is written too, for readers."""
+        return {**asdict(self), "access": self.access}
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """The facts of an attack, the images that prove them, and their stamp.
+
+    ``x_adv`` is float32 ``(N, C, H, W)``, in the order of the facts.
+    """
+
+    stamp: Stamp
+    facts: Facts
+    x_adv: NDArray[np.float32]
+    seconds: float = 0.0
+
+
+class Referee:
+    """Measures one attack on one classifier over one set of images, unit by unit.
+
+    What unit k gives depends on k, the weights, the attack, the images and the seed alone.
+
+    Args:
+        attack: the method.
+        classifier: what is scored; not changed.
+        images: what it is attacked on.
+        seed: names the noise.
+        aim: what the attacker attacks instead, when he does not know ``classifier``.
+        away_from: the class that the attack leads away from: the true ``"label"``, or the class
+            ``"predicted"`` for the clean image. A one-step attack that knows the label can leak
+            it into the image (arXiv:1611.01236), and a network trained on such images reads it.
+        metric: name in tables; by default the attack's name and eps.
+        batch: images in a pass.
+
+    Raises:
+        ValueError: images and classifier do not fit.
+    """
+
+    def __init__(
+        self,
+        attack: Attack,
+        classifier: nn.Module,
+        images: ImageSet,
+        *,
+        seed: int,
+        aim: nn.Module | None = None,
+        away_from: Literal["label", "predicted"] = "label",
+        metric: str | None = None,
+        batch: int = 128,
+    ) -> None:
+        aim = classifier if aim is None else aim
+        probe, _ = images.batch(torch.arange(min(8, len(images))))
+        for network in (classifier, aim):
+            classifiers.require(network, probe, len(images.classes))
+        self._attack, self._batch = attack, batch
+        self._classifier, self._images, self._away_from = classifier, images, away_from
+        self._prepared = classifiers.prepare(aim)
+        # Where an image's logits depend on its neighbours, dropping some changes the others.
+        one_shot = attack.steps <= 1 and attack.restarts == 1
+        whole = one_shot or classifiers.neighbours_matter(aim, probe)
+        self._run = perturb if whole else search
+        name = name_of(attack)
+        self.stamp = Stamp(
+            metric=f"{name}@{attack.eps:g}" if metric is None else metric,
+            attack=name,
+            recipe=repr(attack),
+            norm=attack.norm,
+            eps=attack.eps,
+            steps=attack.steps,
+            data=images.name,
+            seed=seed,
+            made_on=classifiers.weights_hash(aim),
+            scored_on=classifiers.weights_hash(classifier),
+        )
+
+    @property
+    def units(self) -> int:
+        """Number of units of work."""
+        return -(-len(self._images) // UNIT)
+
+    @property
+    def index(self) -> NDArray[np.int64]:
+        """Positions of the images in their source, those of all units."""
+        return self._images.index
+
+    def unit(self, k: int) -> tuple[Facts, NDArray[np.float32]]:
+        """Attack and score the images of unit k, ``k * UNIT`` up to ``(k + 1) * UNIT``."""
+        rows = torch.arange(k * UNIT, min((k + 1) * UNIT, len(self._images)))
+        x, y = self._images.batch(rows)
+        index = self._images.index[rows.numpy()]
+        noise = Noise.first(self.stamp.seed, f"{self.stamp.attack}/{self.stamp.data}", index)
+        # An image that is wrong before the attack is not robust whatever the attack finds: the
+        # search leaves it out. One-step attacks take all, so that their loss is that of the set.
+        known = self._run is search and self.stamp.made_on == self.stamp.scored_on
+        # Asked of the original where it may be, as score does, so that both agree to the bit.
+        clean = classifiers.predict(self._classifier if known else self._prepared, x)
+        todo = (clean.argmax(dim=1) == y) if known else torch.ones_like(y, dtype=torch.bool)
+        x_adv = x.clone()
+        spent = {"forward": torch.ones_like(y), "backward": torch.zeros_like(y)}
+        first_success = torch.where(todo, -1, 0)
+        zero = torch.zeros_like(todo)
+        if todo.any():
+            part = noise.take(todo.nonzero().squeeze(1).numpy(), noise.draws[todo.numpy()])
+            goal = Untargeted((y if self._away_from == "label" else clean.argmax(dim=1))[todo])
+            found = self._run(self._attack, self._prepared, x[todo], goal, part, batch=self._batch)
+            if found.x_adv.shape != x[todo].shape:  # else it would be spread over the images
+                shapes = f"{tuple(found.x_adv.shape)}: expected {tuple(x[todo].shape)}"
+                raise ValueError(f"x_adv of shape {shapes}; correct {self.stamp.recipe}")
+            x_adv[todo], first_success[todo] = found.x_adv, found.first_success
+            spent["forward"][todo] += found.forward
+            spent["backward"][todo] += found.backward
+            zero[todo] = found.zero_gradient
+        facts = score(self._classifier, x, x_adv, y, index, norm=self.stamp.norm)
+        facts |= {name: count.numpy() for name, count in spent.items()}
+        facts |= {"first_success": first_success.numpy(), "zero_gradient": zero.numpy()}
+        return Facts(**facts), x_adv.numpy()
+
+    def __iter__(self) -> Iterator[tuple[Facts, NDArray[np.float32]]]:
+        return (self.unit(k) for k in range(self.units))
+
+
+def score(
+    classifier: nn.Module,
+    x: Tensor,
+    x_adv: Tensor,
+    y: Tensor,
+    index: NDArray[np.int64],
+    *,
+    norm: str,
+) -> dict[str, Any]:
+    """Let a classifier judge adversarial images, wherever they come from.
+
+    Returns the columns of ``Facts`` that need no attack: index, label, clean, adversarial,
+    clean_loss, loss, distance.
+
+    Raises:
+        ValueError: what should be images is none, or of another shape than the clean ones; or
+            the classifier's output is not finite.
+    """
+    checks.images(x, "x")
+    checks.images(x_adv, "x_adv")
+    if x_adv.shape != x.shape:
+        raise ValueError(f"x_adv of shape {tuple(x_adv.shape)}: expected {tuple(x.shape)}")
+    clean, attacked = (classifiers.predict(classifier, batch) for batch in (x, x_adv))
+    if not (torch.isfinite(clean).all() and torch.isfinite(attacked).all()):
+        # The largest of NaNs is class 0: such images of class 0 would count as robust.
+        raise ValueError("classifier output is not finite: expected logits; check the weights")
+    columns = {
+        "label": y,
+        "clean": clean.argmax(dim=1),
+        "adversarial": attacked.argmax(dim=1),
+        "clean_loss": F.cross_entropy(clean, y, reduction="none").float(),
+        "loss": F.cross_entropy(attacked, y, reduction="none").float(),
+        "distance": DISTANCES[norm](x_adv, x).float(),
+    }
+    return {"index": index, **{name: column.numpy() for name, column in columns.items()}}
+
+
+def measure(
+    attack: Attack,
+    classifier: nn.Module,
+    images: ImageSet,
+    *,
+    seed: int,
+    aim: nn.Module | None = None,
+    away_from: Literal["label", "predicted"] = "label",
+    metric: str | None = None,
+) -> Measurement:
+    """Measure an attack over a whole set, in memory. Arguments as in ``Referee``."""
+    start = time.perf_counter()
+    referee = Referee(
+        attack, classifier, images, seed=seed, aim=aim, away_from=away_from, metric=metric
+    )
+    facts, x_adv = zip(*referee, strict=True)
+    seconds = time.perf_counter() - start
+    return Measurement(referee.stamp, Facts.joined(facts), np.concatenate(x_adv), seconds)
+
+
+def name_of(attack: Attack) -> str:
+    """Name of an attack in tables: its name in the table of attacks, with the number of steps."""
+    names = [name for name, kind in ATTACKS.items() if kind is type(attack)]
+    name = names[0] if names else type(attack).__name__.lower()
+    if attack.steps <= 1:
+        return name
+    return f"{name}-{attack.steps}" if name[-1].isdigit() else f"{name}{attack.steps}"

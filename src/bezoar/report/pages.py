@@ -1,0 +1,459 @@
+"""One page from a run folder: is the model sick, what was done, is it well now."""
+
+import base64
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from PIL import Image
+
+from bezoar.report import figures, findings, tables
+from bezoar.report.figures import Curve, Pixels
+from bezoar.report.findings import Headline, Suspicion
+from bezoar.report.paired import Paired
+from bezoar.report.record import CASES, Record, finite, read
+from bezoar.report.tables import Cell, Table
+
+GALLERY = 12  # images shown
+
+_TEMPLATES = Path(__file__).parent / "templates"
+
+
+@dataclass(frozen=True)
+class Published:
+    """A published table: where it stands, and its rows (what, case, metric, accuracy, loss)."""
+
+    title: str
+    source: str
+    link: str
+    rows: tuple[tuple[str, str, str, float, float], ...]
+    note: str
+
+
+PAPER: Mapping[str, Published] = {
+    "lenet-fgsm": Published(
+        title="Protecting the Neural Networks against FGSM Attack Using Machine Unlearning",
+        source="arXiv:2511.01377",
+        link="https://arxiv.org/abs/2511.01377",
+        rows=(
+            ("original test images", "before", "clean", 0.9932, 0.0271),
+            ("adversarial test images", "before", "fgsm@0.1", 0.0796, 2.3045),
+            ("adversarial, updated model", "after", "fgsm@0.1", 0.9669, 0.1546),
+        ),
+        note=(
+            "The published loss of 2.3045 is close to ln 10 = 2.3026, the loss of a network that "
+            "gives all ten classes the same probability. A trained network that is fooled is "
+            "confidently wrong, so its loss is usually higher."
+        ),
+    )
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """One of the three questions of the first screen and its answer.
+
+    Attributes:
+        tone: ``bad``, ``good`` or ``open``; the answer says the same in words.
+        gauges: a label and the rate that it stands for.
+        lines: short statements.
+        warnings: how many suspicions there are about the numbers in the card.
+    """
+
+    question: str
+    answer: str
+    tone: str
+    gauges: tuple[tuple[str, Cell], ...] = ()
+    lines: tuple[str, ...] = ()
+    warnings: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """A metric in the table of before and after: a cell and a loss for each case."""
+
+    metric: str
+    about: str
+    cells: tuple[tuple[Cell | None, Cell | None], ...]
+    change: str
+    detail: str
+
+    @property
+    def n(self) -> str:
+        """Images behind the cells; both counts where they differ."""
+        counts = dict.fromkeys(cell.n for cell, _ in self.cells if cell and cell.n is not None)
+        return " / ".join(f"{count:,}" for count in counts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shot:
+    """An image under attack, for one case: the change, the result and what the model said."""
+
+    case: str
+    change: str
+    factor: float
+    adversarial: str
+    clean_said: str
+    clean_right: bool
+    said: str
+    right: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exhibit:
+    """A gallery entry: a clean image, its class, and the attacks on it."""
+
+    index: int
+    label: str
+    clean: str
+    shots: tuple[Shot, ...]
+
+
+def render(run: Path) -> str:
+    """The report of a run folder: one HTML page that fetches nothing and runs nothing.
+
+    The same folder gives the same bytes, wherever it lies.
+
+    Raises:
+        FileNotFoundError: the folder or a file that every run has is missing.
+        ValueError: a file in it is damaged, of another format, or holds impossible values.
+    """
+    record = read(run)
+    table = tables.wide(record.rows)
+    found = findings.headline(record)
+    suspicions = findings.suspicions(record, table, found)
+    cases = [case for case in CASES if case in table.cases]
+    cases += [case for case in table.cases if case not in CASES]
+    called = {case: case for case in (*CASES, *cases)}
+    if "after" not in cases:
+        called["before"] = "the model"  # before what? nothing came after
+    page = {
+        "title": str(record.about.get("title") or "Report"),
+        "record": record,
+        "cards": _cards(record, table, found, suspicions),
+        "headline": found,
+        "cases": cases,
+        "called": called,
+        "lines": _lines(record, table, found, cases),
+        "curves": _curves(table, called, cases),
+        "suspicions": suspicions,
+        "checked": isinstance(record.results.get("warnings"), list),
+        "progress": _progress(record),
+        "exhibits": _exhibits(record, found),
+        "gallery_attack": findings.strongest(record, found) if found else None,
+        "cost": _cost(record),
+        "published": PAPER.get(str(record.section("settings").get("paper"))),
+        "table": table,
+        "paper_rows": [row for row in record.rows if "paper" in row],
+        "provenance": _provenance(record),
+        "digest": sha256((run / "results.json").read_bytes()).hexdigest(),
+    }
+    return _environment().get_template("report.html.j2").render(page)
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,  # every name comes from a file
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals["style"] = Markup((_TEMPLATES / "style.css").read_text(encoding="utf-8"))
+    environment.filters["shown"] = tables.shown
+    environment.filters["amount"] = lambda value: tables.shown(value, "images")
+    return environment
+
+
+def _cards(
+    record: Record, table: Table, found: Headline | None, suspicions: Sequence[Suspicion]
+) -> list[Card]:
+    repaired = record.repair is not None
+    cards = [
+        _state(record, table, found, suspicions, "before", "Is the model sick?", "sick"),
+        _treatment(record) if repaired else _no_treatment("after" in table.cases),
+    ]
+    if "after" in table.cases:
+        question = "Is it well now?"
+        return [*cards, _state(record, table, found, suspicions, "after", question, "well")]
+    line = "It was not measured again." if repaired else "Nothing was changed, so nothing is new."
+    return [*cards, Card(question="Is it well now?", answer="Open", tone="open", lines=(line,))]
+
+
+def _state(
+    record: Record,
+    table: Table,
+    found: Headline | None,
+    suspicions: Sequence[Suspicion],
+    case: str,
+    question: str,
+    verdict: str,
+) -> Card:
+    gauges = []
+    if clean := table.cell(case, "clean"):
+        gauges.append(("Right on clean images", clean))
+    counted = getattr(found, case) if found else None
+    lines = []
+    if found and counted:
+        several = len(found.metrics) > 1
+        under = (
+            f"Right in the worst case, eps {found.eps:.4g}"
+            if several
+            else f"Right under {found.name}"
+        )
+        gauges.append((under, Cell.of(counted, found.name)))
+        if several:
+            names = " and ".join(found.metrics)
+            lines.append(f"The worst case of {names}, image by image.")
+        if case == "after" and found.change:
+            lines.append(_paired(found.change))
+    else:
+        lines.append("No white-box attack on it is kept in this folder.")
+    judged = record.results.get("verdict")
+    judged = judged.get(verdict) if isinstance(judged, dict) else None
+    outcome = str(judged.get("outcome", "")) if isinstance(judged, dict) else ""
+    if isinstance(judged, dict) and outcome in _ANSWERS:
+        lines.insert(0, f"Requirement {outcome}: {judged.get('text', '')}")
+    answer, tone = _ANSWERS.get(outcome, ("Read the numbers", "open"))
+    if verdict == "sick":
+        answer = {"Yes": "No", "No": "Yes"}.get(answer, answer)
+    return Card(
+        question=question,
+        answer=answer,
+        tone=tone,
+        gauges=tuple(gauges),
+        lines=tuple(lines),
+        warnings=sum(suspicion.case == case for suspicion in suspicions),
+    )
+
+
+# A requirement of health, as an answer to "is it well?"; "is it sick?" has the opposite one.
+_ANSWERS = {"met": ("Yes", "good"), "not met": ("No", "bad"), "undecided": ("Undecided", "open")}
+
+
+def _treatment(record: Record) -> Card:
+    repair = record.repair or {}
+    rounds = repair["rows"]
+    lines = [f"Trained against {repair['attack']}."] if repair.get("attack") else []
+    count = sum(row["round"] > 0 for row in rounds)
+    lines.append(f"{count} {'round' if count == 1 else 'rounds'}.")
+    for name in ("added", "removed"):
+        if total := sum(row.get(name, 0) for row in rounds):
+            lines.append(f"{tables.shown(total, name)} images {name}.")
+    cost = repair.get("cost", {})
+    if {"forward", "backward"} <= set(cost):
+        passes = tables.shown(cost["forward"] + cost["backward"], "passes")
+        seconds = f" in {tables.shown(cost['seconds'], 'seconds')} s" if "seconds" in cost else ""
+        lines.append(f"It cost {passes} passes{seconds}.")
+    answer = str(repair.get("name") or "A repair")
+    return Card(question="What was done?", answer=answer, tone="open", lines=tuple(lines))
+
+
+def _no_treatment(again: bool) -> Card:
+    line = "The model was attacked, and left as it is."
+    if again:
+        line = "Two models were measured; how the second came about is not recorded here."
+    return Card(question="What was done?", answer="No repair", tone="open", lines=(line,))
+
+
+def _paired(change: Paired) -> str:
+    low, high = change.interval
+    span = f"[{100 * low:+.1f}, {100 * high:+.1f}]"
+    counts = f"{change.healed:,} images healed, {change.harmed:,} harmed"
+    return f"{100 * change.change:+.1f} points {span}: {counts}."
+
+
+def _lines(
+    record: Record, table: Table, found: Headline | None, cases: Sequence[str]
+) -> list[Line]:
+    metrics = list(table.metrics)
+    losses = {_loss_of(metric): metric for metric in metrics if metric.startswith("loss")}
+    rates = [metric for metric in metrics if tables.rate(metric)]
+    if found and found.name not in metrics:
+        rates.append(found.name)
+    others = [m for m in metrics if not tables.rate(m) and _loss_of(m) not in rates]
+    lines = []
+    for metric in [*sorted(rates, key=_rank), *others]:
+        cells = []
+        for case in cases:
+            cell = table.cell(case, metric)
+            counted = getattr(found, case, None)
+            if cell is None and found and counted and metric == found.name:
+                cell = Cell.of(counted, metric)
+            loss = table.cell(case, losses[metric]) if metric in losses else None
+            cells.append((cell, loss))
+        change, detail = _change(record, metric, found, dict(zip(cases, cells, strict=True)))
+        about = _about(record, metric, found)
+        lines.append(
+            Line(metric=metric, about=about, cells=tuple(cells), change=change, detail=detail)
+        )
+    return lines
+
+
+def _loss_of(metric: str) -> str:
+    """The rate that a loss belongs to: ``loss`` to ``clean``, ``loss:fgsm@0.1`` to its attack."""
+    return "clean" if metric == "loss" else metric.removeprefix("loss:")
+
+
+def _rank(metric: str) -> tuple[int, str, float]:
+    """Clean and worst case, then attacks by name and radius, noise, images of other models."""
+    name = metric.partition("@")[0]
+    place = 4 if ":" in name else {"clean": 0, "robust": 1, "noise": 3}.get(name, 2)
+    return place, name, tables.radius(metric) or 0.0
+
+
+def _change(
+    record: Record,
+    metric: str,
+    found: Headline | None,
+    cells: Mapping[str, tuple[Cell | None, Cell | None]],
+) -> tuple[str, str]:
+    (before, _), (after, _) = cells.get("before", (None, None)), cells.get("after", (None, None))
+    if before is None or after is None:
+        return "", ""
+    difference = after.value - before.value
+    if not tables.rate(metric):
+        sign = "-" if difference < 0 else "+"
+        return f"{sign}{tables.shown(abs(difference), metric)}", ""
+    text = f"{100 * difference:+.2f} points"
+    paired = findings.change(record, metric)
+    if found and metric == found.name:
+        paired = found.change
+    if paired is None or before.seeds > 1 or after.seeds > 1:
+        return text, ""
+    low, high = paired.interval
+    span = f"[{100 * low:+.2f}, {100 * high:+.2f}]"
+    chance = "p < 0.001" if paired.p_value < 0.001 else f"p = {paired.p_value:.3f}"
+    return text, f"{span}, {chance}; {paired.healed:,} healed, {paired.harmed:,} harmed"
+
+
+def _about(record: Record, metric: str, found: Headline | None) -> str:
+    if metric == "clean":
+        return "no attack"
+    if found and metric == found.name and len(found.metrics) > 1:
+        return f"right under every one of {', '.join(found.metrics)}"
+    stamps = [m.stamp for m in record.measured if m.metric == metric]
+    if not stamps:
+        return ""
+    access = "white-box" if all(m.white_box for m in record.measured if m.metric == metric) else ""
+    parts = (stamps[0].get("norm"), access or stamps[0].get("access"))
+    return ", ".join(str(part) for part in parts if part)
+
+
+def _curves(table: Table, called: Mapping[str, str], cases: Sequence[str]) -> list[dict[str, Any]]:
+    drawn = []
+    for number, (attack, by_case) in enumerate(findings.curves(table, cases).items()):
+        lines = [Curve(called[case], _drawn(points)) for case, points in by_case.items()]
+        svg = Markup(figures.svg(figures.accuracy_curve(lines), f"curve{number}"))
+        radii = sorted({eps for points in by_case.values() for eps, _ in points})
+        cells = {case: dict(points) for case, points in by_case.items()}
+        drawn.append({"attack": attack, "svg": svg, "radii": radii, "cells": cells})
+    return drawn
+
+
+def _drawn(points: Sequence[tuple[float, Cell]]) -> tuple[tuple[float, Cell], ...]:
+    """Without eps = 1, where anything goes and which would squeeze the rest; the table has it."""
+    return tuple(p for p in points if p[0] < 1 or not any(0 < eps < 1 for eps, _ in points))
+
+
+def _progress(record: Record) -> dict[str, Any] | None:
+    if not record.repair or not record.repair["rows"]:
+        return None
+    rows: list[dict[str, float]] = record.repair["rows"]
+    first = ("round", "loss", "clean", "robust", "added", "removed")
+    last = ("images", "forward", "backward", "seconds")
+    named = dict.fromkeys(name for row in rows for name in row)
+    middle = [name for name in named if name not in {*first, *last}]
+    columns = [name for name in (*first, *middle, *last) if name in named]
+    drawable = any(name in named for name in ("loss", "clean", "robust"))
+    svg = Markup(figures.svg(figures.repair_progress(rows), "progress")) if drawable else None
+    shown = [[_logged(row[name], name) if name in row else "" for name in columns] for row in rows]
+    return {"svg": svg, "columns": columns, "rows": shown}
+
+
+def _logged(value: float, name: str) -> str:
+    share = name.startswith(("clean", "robust")) and 0 <= value <= 1
+    if share:
+        return tables.shown(value, "clean")
+    return tables.shown(value, "loss" if "loss" in name else "images")
+
+
+def _exhibits(record: Record, found: Headline | None) -> list[Exhibit]:
+    if not found or not record.clean:
+        return []
+    metric = findings.strongest(record, found)
+    measured = [record.of(case)[metric] for case in CASES if metric in record.of(case)]
+    exhibits = []
+    for index in findings.fooled(measured[0], GALLERY):
+        x = record.clean.image(index)
+        if x is None:
+            continue
+        shots = []
+        label = -1
+        for one in measured:
+            x_adv = one.adversarial(index)
+            if x_adv is None:
+                continue
+            if x_adv.shape != x.shape:
+                expected = f"expected {x.shape}, the shape of the clean image"
+                raise ValueError(f"{one.case}/{metric}: x_adv of shape {x_adv.shape}: {expected}")
+            row = int((one.facts.index == index).nonzero()[0][0])
+            label = int(one.facts.label[row])
+            said, clean_said = int(one.facts.adversarial[row]), int(one.facts.clean[row])
+            change, factor = figures.perturbation(x, x_adv)
+            shots.append(
+                Shot(
+                    case=one.case,
+                    change=_png(change),
+                    factor=factor,
+                    adversarial=_png(x_adv),
+                    clean_said=record.class_name(clean_said),
+                    clean_right=clean_said == label,
+                    said=record.class_name(said),
+                    right=said == label,
+                )
+            )
+        name = record.class_name(label)
+        exhibits.append(Exhibit(index=index, label=name, clean=_png(x), shots=tuple(shots)))
+    return exhibits
+
+
+def _png(image: Pixels) -> str:
+    """The image as a data URI."""
+    file = io.BytesIO()
+    Image.fromarray(figures.picture(image)).save(file, "PNG", optimize=True)
+    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def _cost(record: Record) -> list[tuple[str, str]]:
+    cost = (record.repair or {}).get("cost", {})
+    names = {
+        "images": "images trained on",
+        "forward": "forward passes",
+        "backward": "backward passes",
+        "seconds": "seconds",
+    }
+    return [(names.get(name, name), tables.shown(value, name)) for name, value in cost.items()]
+
+
+def _provenance(record: Record) -> list[tuple[str, str]]:
+    """``run.json`` as pairs of name and text, what is inside an object one level down by dots."""
+    pairs = []
+    for name, value in record.about.items():
+        inner = value.items() if isinstance(value, dict) else [("", value)]
+        pairs += [(f"{name}.{key}" if key else name, _words(part)) for key, part in inner]
+    return pairs
+
+
+def _words(value: object) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list) and all(isinstance(part, str) or finite(part) for part in value):
+        return ", ".join(map(str, value))
+    return json.dumps(value, ensure_ascii=False, sort_keys=True)

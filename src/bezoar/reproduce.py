@@ -1,0 +1,432 @@
+"""Run a recipe: bases, repairs, fresh attacks on the test split, one table.
+
+Every cell (network, case, seed) is kept in the run folder as soon as it is done, so a reproduction
+may be killed and started again, and two processes may share it by network.
+"""
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import nn
+
+from bezoar import audit, checkpoints, checks, data, models, recipes
+from bezoar.attacks import FGSM, PGD, Attack
+from bezoar.costs import Meter
+from bezoar.data.imageset import DataSet, ImageSet
+from bezoar.files import read_json, replacing, write_json
+from bezoar.fit import Progress, silent
+from bezoar.referee import Measurement, measure
+from bezoar.repairs import Evidence, Repair
+from bezoar.results import Rate
+from bezoar.runs import Run
+from bezoar.sanity import Warning
+from bezoar.training import Training
+
+CURVE = (0.05, 0.1, 0.2, 0.3)
+EPS = 0.1
+
+# Table 1 of arXiv:2511.01377; the case says what stands in our table in its place.
+PUBLISHED = {
+    ("none", "clean"): 0.9932,
+    ("none", "loss"): 0.0271,
+    ("none", "fgsm@0.1"): 0.0796,
+    ("none", "loss:fgsm@0.1"): 2.3045,
+    ("repaired", "fgsm@0.1"): 0.9669,
+    ("repaired", "loss:fgsm@0.1"): 0.1546,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """How much of the data an experiment uses.
+
+    Args:
+        seeds: of weights, order of data, noise; one of everything for each.
+        train, validation, tested: first images of the splits; 0 is all.
+        restarted: images of the test split that get 5 restarts of PGD-40.
+    """
+
+    seeds: list[int]
+    train: int = 0
+    validation: int = 0
+    tested: int = 0
+    restarted: int = 2000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """A repair by name. Without one it is the winner of ``Network.winner_of``.
+
+    Args:
+        name: in the table, behind the prefix of the network.
+        repair: name and settings.
+        start: the network's trained base, or an untrained network.
+        trials: settings to try on the first seed, each over those of the repair. The one with
+            the fewest passes among those that reach the repair's target on validation is taken
+            for all seeds; where none does, the most robust on validation.
+    """
+
+    name: str = ""
+    repair: dict[str, Any] = field(default_factory=dict)
+    start: Literal["base", "scratch"] = "base"
+    trials: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """One network and what is done to it."""
+
+    kind: str
+    prefix: str = ""
+    training: dict[str, Any] = field(default_factory=dict)
+    winner_of: str = ""
+    case: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A whole experiment as data."""
+
+    format: int
+    name: str
+    paper: str
+    data: str
+    judge: dict[str, Any]
+    sizes: dict[str, dict[str, Any]]
+    network: list[dict[str, Any]]
+
+
+def read(path: Path) -> Recipe:
+    """Read a recipe and refuse what is unknown in it, before anything is run."""
+    recipe: Recipe = recipes.build(Recipe, recipes.read_toml(path), path.name)
+    if recipe.format != 1:
+        raise ValueError(f"{path.name}: format={recipe.format}: expected 1; update bezoar")
+    return recipe
+
+
+class Reproduction:
+    """A recipe at one size, in one run folder.
+
+    Args:
+        recipe: as ``read`` gives it.
+        size: one of its sizes.
+        out: the run folder.
+        notes: provenance, see ``runs.provenance``.
+        root: where the data sets are.
+        only: kinds of networks to work on in this process; all if empty.
+        say: told a line when something is done.
+        on_step: told how far a training is.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        size: str,
+        out: Path,
+        notes: dict[str, str],
+        *,
+        root: Path | None = None,
+        only: Sequence[str] = (),
+        say: Callable[[str], None] = lambda line: None,
+        on_step: Callable[[Progress], None] = silent,
+    ) -> None:
+        checks.known("size", size, recipe.sizes)
+        self.size: Size = recipes.build(Size, recipe.sizes[size], f"sizes.{size}")
+        self.recipe, self._say, self._on_step = recipe, say, on_step
+        self.judge = recipes.attack(recipe.judge)
+        self.networks = [_network(table) for table in recipe.network]
+        kinds = [network.kind for network, _ in self.networks]
+        for kind in only:
+            checks.known("network", kind, kinds)
+        self._only = set(only or kinds)
+        self._data = _shrunk(data.load(recipe.data, root=root), self.size)
+        about = {"title": recipe.name, "recipe": vars(recipe), "size": size}
+        self._run = Run(out, about, notes)
+        self._notes = notes
+
+    def __call__(self) -> dict[str, Any] | None:
+        """Do what is not done yet; return the results, or nothing while networks are missing."""
+        for network, cases in self.networks:
+            if network.kind in self._only:
+                self._work(network, cases)
+        if self._only != {network.kind for network, _ in self.networks}:
+            return None
+        table: list[audit.Row] = []
+        found: dict[str, list[Warning]] = {}
+        for network, cases in self.networks:
+            for case in [Case(name="none"), *(self._resolved(network, case) for case in cases)]:
+                for seed in self.size.seeds:
+                    cell = read_json(self._cell(network, case, seed))
+                    table += cell["rows"]
+                    told = [Warning(**warning) for warning in cell["warnings"]]
+                    found.setdefault(network.prefix + case.name, []).extend(told)
+        for row in table:
+            published = PUBLISHED.get((row["case"], row["metric"]))
+            if published is not None:
+                row["paper"] = published
+        return audit.results(self._notes, table, found)
+
+    # ---------------------------------------------------------------- what is done, and where
+
+    def _folder(self, network: Network, case: Case, seed: int) -> Path:
+        name = case.name.replace(" ", "-")
+        return self._run.path / network.kind / name / f"seed{seed}"
+
+    def _cell(self, network: Network, case: Case, seed: int) -> Path:
+        return self._folder(network, case, seed) / "rows.json"
+
+    def _work(self, network: Network, cases: Sequence[Case]) -> None:
+        none = Case(name="none")
+        for seed in self.size.seeds:
+            self._base(network, seed)
+        done = [none]
+        for case in cases:
+            done.append(self._resolved(network, case))
+            for seed in self.size.seeds:
+                self._repaired(network, done[-1], seed)
+        for case in done:
+            for seed in self.size.seeds:
+                self._measured(network, case, seed)
+
+    def _base(self, network: Network, seed: int) -> nn.Module:
+        """The trained base of a seed, from its file where it is there."""
+        path = self._folder(network, Case(name="none"), seed) / "model.safetensors"
+        if not path.exists():
+            training: Training = recipes.build(Training, network.training, "training")
+            model = self._untrained(network, seed)
+            snapshot = self._run.snapshot(f"{network.kind}-base-{seed}")
+            log, meter = training(
+                model,
+                self._data.train,
+                self._data.validation,
+                seed=seed,
+                snapshot=snapshot,
+                on_step=self._on_step,
+            )
+            self._save(path, model, seed, repr(training), log, meter)
+            snapshot.clear()
+        return checkpoints.load(path).model
+
+    def _untrained(self, network: Network, seed: int) -> nn.Module:
+        classes = len(self._data.classes)
+        return models.create(network.kind, shape=self._data.shape, classes=classes, seed=seed)
+
+    def _repaired(self, network: Network, case: Case, seed: int) -> nn.Module:
+        path = self._folder(network, case, seed) / "model.safetensors"
+        if not path.exists():
+            self._repair(network, case, seed, path)
+        return checkpoints.load(path).model
+
+    def _repair(self, network: Network, case: Case, seed: int, path: Path) -> None:
+        repair: Repair = recipes.method(Repair, case.repair, case.name)
+        start = self._base if case.start == "base" else self._untrained
+        snapshot = self._run.snapshot(f"{network.kind}-{path.parent.parent.name}-{seed}")
+        evidence = Evidence(self._data.train, self._data.validation)
+        done = repair(
+            start(network, seed), evidence, seed=seed, snapshot=snapshot, on_step=self._on_step
+        )
+        self._save(path, done.classifier, seed, repr(repair), done.log, done.cost)
+        snapshot.clear()
+        last = done.log[-1]
+        found = f"validation clean {last['clean']:.4f}, robust {last['robust']:.4f}"
+        self._say(f"{network.kind} {case.name}, seed {seed}: {found}, {done.cost.seconds:.0f} s")
+
+    def _save(
+        self,
+        path: Path,
+        model: nn.Module,
+        seed: int,
+        method: str,
+        log: list[dict[str, float]],
+        cost: Meter,
+    ) -> None:
+        """Keep a model; its record is written first, so a model in place is a case that is done."""
+        validation = self._on_validation(model, seed)
+        record = {"method": method, "seed": seed, "log": log, "cost": cost.as_dict()}
+        write_json(path.parent / "training.json", {**record, "validation": validation})
+        training = {"method": method, "seed": seed, "data": self._data.train.name}
+        checkpoints.save(path, model, classes=self._data.classes, training=training)
+
+    def _on_validation(self, model: nn.Module, seed: int) -> float:
+        """Robust accuracy on validation under the recipe's judge: what winners are chosen by."""
+        found = measure(self.judge, model, self._data.validation, seed=seed)
+        return found.facts.robust_accuracy.value
+
+    # ---------------------------------------------------------------- choices, on validation
+
+    def _resolved(self, network: Network, case: Case) -> Case:
+        """The case with its winner and the best of its trials filled in."""
+        repair, name = case.repair, case.name
+        if not repair:
+            won = self._winner(network.winner_of)
+            repair, name = won.repair, won.name
+        if not case.trials:
+            return Case(name=name, repair=repair, start=case.start)
+        seed = self.size.seeds[0]
+        tried = [
+            Case(name=f"{name} trial {k}", repair=_merged(repair, trial), start=case.start)
+            for k, trial in enumerate(case.trials, start=1)
+        ]
+        for trial in tried:
+            self._repaired(network, trial, seed)
+        records = [self._record(network, trial, seed) for trial in tried]
+        target = recipes.method(Repair, tried[0].repair, name).stop.target
+
+        def rank(record: Mapping[str, Any]) -> tuple[bool, float]:
+            reached = record["log"][-1]["robust"] >= target
+            cost = record["cost"]["forward"] + record["cost"]["backward"]
+            return (not reached, cost if reached else -record["validation"])
+
+        best = min(range(len(tried)), key=lambda k: rank(records[k]))
+        chosen = Case(name=name, repair=tried[best].repair, start=case.start, trials=case.trials)
+        for file in ("training.json", "model.safetensors"):  # the trial is the case, on this seed
+            there = self._folder(network, chosen, seed) / file
+            if not there.exists():
+                with replacing(there) as unfinished:
+                    shutil.copyfile(self._folder(network, tried[best], seed) / file, unfinished)
+        return chosen
+
+    def _winner(self, kind: str) -> Case:
+        """The case with the highest mean robust accuracy on validation, on another network."""
+        network, cases = next(pair for pair in self.networks if pair[0].kind == kind)
+
+        def mean(case: Case) -> float:
+            found = [self._record(network, case, seed)["validation"] for seed in self.size.seeds]
+            return float(sum(found)) / len(found)
+
+        return max(cases, key=mean)
+
+    def _record(self, network: Network, case: Case, seed: int) -> dict[str, Any]:
+        record: dict[str, Any] = read_json(self._folder(network, case, seed) / "training.json")
+        return record
+
+    # ---------------------------------------------------------------- measured on the test split
+
+    def _measured(self, network: Network, case: Case, seed: int) -> None:
+        path = self._cell(network, case, seed)
+        if path.exists():
+            return
+        model = self._model(network, case, seed)
+        seeds = self.size.seeds
+        another = seeds[(seeds.index(seed) + 1) % len(seeds)]
+        test, name = self._data.test, network.prefix + case.name
+        few = test.first(min(self.size.restarted, len(test)))
+        own = [measure(attack, model, test, seed=seed) for attack in self._attacks()]
+        many = PGD(eps=EPS, steps=40, restarts=5)
+        own.append(measure(many, model, few, seed=seed, metric=f"pgd40x5@{EPS:g}"))
+        table = audit.rows(name, own)
+        beside = [self._away_from_predicted(model, seed)]
+        if another != seed:
+            other = self._model(network, case, another)
+            beside.append(self._on_images_of(other, model, seed, "transfer"))
+        if case.name != "none" and case.start == "base":
+            base = self._base(network, seed)
+            beside.append(self._on_images_of(base, model, seed, "stale"))
+        table += [
+            audit.rate_row(name, seed, m.stamp.metric, m.facts.robust_accuracy) for m in beside
+        ]
+        table += self._costs(network, case, seed)
+        found = [warning.as_dict() for warning in audit.suspicions(model, test, own)]
+        write_json(path, {"rows": table, "warnings": found})
+        shown = {row["metric"]: row["value"] for row in table}
+        figures = ", ".join(f"{m} {shown[m]:.4f}" for m in ("clean", "fgsm@0.1", "pgd40@0.1"))
+        self._say(f"{network.kind} {case.name}, seed {seed}, test: {figures}")
+
+    def _attacks(self) -> list[Attack]:
+        return [*(FGSM(eps=eps) for eps in CURVE), PGD(eps=EPS, steps=40)]
+
+    def _away_from_predicted(self, model: nn.Module, seed: int) -> Measurement:
+        """FGSM that does not know the label, and so cannot leak it."""
+        return measure(
+            FGSM(eps=EPS),
+            model,
+            self._data.test,
+            seed=seed,
+            away_from="predicted",
+            metric=f"fgsm-predicted@{EPS:g}",
+        )
+
+    def _on_images_of(self, aim: nn.Module, model: nn.Module, seed: int, what: str) -> Measurement:
+        """FGSM images made on another network, scored on this one."""
+        metric = f"{what}:fgsm@{EPS:g}"
+        return measure(FGSM(eps=EPS), model, self._data.test, seed=seed, aim=aim, metric=metric)
+
+    def _model(self, network: Network, case: Case, seed: int) -> nn.Module:
+        if case.name == "none":
+            return self._base(network, seed)
+        return self._repaired(network, case, seed)
+
+    def _costs(self, network: Network, case: Case, seed: int) -> list[audit.Row]:
+        """Passes and seconds: of the repair alone, of its base, of its trials."""
+        name = network.prefix + case.name
+        record = self._record(network, case, seed)
+        base = self._record(network, Case(name="none"), seed)
+        numbers = {
+            "passes": _passes(record),
+            "seconds": record["cost"]["seconds"],
+            "rounds": record["log"][-1]["round"],
+            "added": record["log"][-1].get("added", 0.0),
+            "removed": record["log"][-1].get("removed", 0.0),
+        }
+        if case.name != "none":
+            started = case.start == "base"
+            numbers["passes:with base"] = _passes(record) + started * _passes(base)
+            numbers["seconds:with base"] = (
+                record["cost"]["seconds"] + started * base["cost"]["seconds"]
+            )
+        if case.trials and seed == self.size.seeds[0]:
+            tried = [
+                self._record(network, Case(name=f"{case.name} trial {k}"), seed)
+                for k in range(1, len(case.trials) + 1)
+            ]
+            numbers["passes:trials"] = sum(map(_passes, tried))
+            numbers["seconds:trials"] = sum(record["cost"]["seconds"] for record in tried)
+        found = [audit.number_row(name, seed, key, value) for key, value in numbers.items()]
+        validation = Rate(
+            round(record["validation"] * len(self._data.validation)), len(self._data.validation)
+        )
+        steps = f"validation:{self.recipe.judge['name']}{self.recipe.judge['steps']}@{EPS:g}"
+        return [*found, audit.rate_row(name, seed, steps, validation)]
+
+
+def _passes(record: Mapping[str, Any]) -> float:
+    return float(record["cost"]["forward"] + record["cost"]["backward"])
+
+
+def _network(table: Mapping[str, Any]) -> tuple[Network, list[Case]]:
+    network: Network = recipes.build(Network, table, "network")
+    checks.known("model", network.kind, models.MODELS)
+    where = f"network {network.kind}"
+    cases = [recipes.build(Case, case, f"{where}.case") for case in network.case]
+    for case in cases:
+        if case.repair:
+            recipes.method(Repair, case.repair, f"{where}.{case.name}")
+    return network, cases
+
+
+def _merged(repair: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with those of a trial over them; tables are merged, not replaced."""
+    merged = dict(repair)
+    for key, value in over.items():
+        below = merged.get(key)
+        if isinstance(value, Mapping) and isinstance(below, Mapping):
+            merged[key] = _merged(below, value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _shrunk(whole: DataSet, size: Size) -> DataSet:
+    def first(images: ImageSet, count: int) -> ImageSet:
+        return images.first(min(count or len(images), len(images)))
+
+    return DataSet(
+        name=whole.name,
+        classes=whole.classes,
+        train=first(whole.train, size.train),
+        validation=first(whole.validation, size.validation),
+        test=first(whole.test, size.tested),
+    )

@@ -1,0 +1,147 @@
+"""What makes a robustness number suspect: warnings that cannot be switched off.
+
+Each check compares measurements of one classifier, image by image. Where two attacks are
+compared, chance is ruled out by an exact McNemar test on the images that only one of them fools.
+After the checklists of arXiv:1902.06705 and arXiv:1802.00420.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import combinations, product
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bezoar.referee import Measurement
+
+MASKED_GAP = 0.20  # robust accuracy, one-step above many-step
+UNIFORM_GAP = 0.05  # nats between the adversarial loss and ln K
+ZERO_SHARE = 0.10  # images whose gradient is exactly zero
+SIGNIFICANT = 0.01  # p of the exact McNemar test
+SURVIVES = 0.05  # robust accuracy that no attack without limits should leave
+
+
+@dataclass(frozen=True)
+class Warning:
+    """One suspicion: its kind, a page anchor in the docs, and the numbers that raise it."""
+
+    kind: str
+    text: str
+
+    def as_dict(self) -> dict[str, str]:
+        """For JSON."""
+        return asdict(self)
+
+
+def warnings(
+    measurements: Sequence[Measurement],
+    *,
+    classes: int,
+    random_outputs: bool = False,
+    neighbours_matter: bool = False,
+) -> list[Warning]:
+    """All suspicions about one classifier.
+
+    Args:
+        measurements: of this classifier; those on images made on other weights are named, and
+            left out of the comparisons.
+        classes: number of classes, K.
+        random_outputs: what ``classifier.outputs_random`` found.
+        neighbours_matter: what ``classifier.neighbours_matter`` found.
+    """
+    own = [m for m in measurements if m.stamp.access == "white-box"]
+    found = [*_transfers(measurements), *_of_each(own, classes), *_of_pairs(own)]
+    if random_outputs:
+        text = "two passes over the same images differ in eval mode: average over the randomness"
+        found.append(Warning("random-outputs", text))
+    if neighbours_matter:
+        text = "an image's logits change with the other images in its batch"
+        found.append(Warning("neighbours", text))
+    return found
+
+
+def _transfers(measurements: Sequence[Measurement]) -> Iterator[Warning]:
+    for m in measurements:
+        if m.stamp.access != "white-box":
+            text = (
+                f"{m.stamp.metric}: images made on weights {m.stamp.made_on}, scored on "
+                f"{m.stamp.scored_on}; this is transfer, and says nothing about an attacker of "
+                "these weights"
+            )
+            yield Warning("transfer-set", text)
+
+
+def _of_each(own: Sequence[Measurement], classes: int) -> Iterator[Warning]:
+    uniform = math.log(classes)
+    for m in own:
+        name, facts = m.stamp.metric, m.facts
+        loss = float(facts.loss.mean())
+        if m.stamp.steps == 1 and abs(loss - uniform) < UNIFORM_GAP:
+            text = f"{name}: loss {loss:.4f} is ln {classes} = {uniform:.4f}: uniform output"
+            yield Warning("uniform-output", f"{text}, probably an untrained network")
+        better, worse = _only(facts.adversarial == facts.label, facts.clean == facts.label)
+        if better > worse and _chance(better, worse) < SIGNIFICANT:
+            text = f"{name}: the attack puts {better} images right and only {worse} wrong"
+            yield Warning("above-clean", text)
+        zero = float(facts.zero_gradient.mean())
+        if zero > ZERO_SHARE:
+            text = f"{name}: the first gradient is exactly zero on {zero:.1%} of the images"
+            yield Warning("zero-gradients", text)
+        if m.stamp.norm == "linf" and m.stamp.eps >= 1 and m.stamp.steps > 1:
+            rate = facts.robust_accuracy
+            if rate.interval[0] > SURVIVES:
+                text = f"{name}: {rate} still stand though every pixel may take any value"
+                yield Warning("survives-eps-1", text)
+
+
+def _of_pairs(own: Sequence[Measurement]) -> Iterator[Warning]:
+    one_step = sorted((m for m in own if m.stamp.steps == 1), key=lambda m: m.stamp.eps)
+    for low, high in combinations(one_step, 2):
+        same = low.stamp.attack == high.stamp.attack and low.stamp.eps < high.stamp.eps
+        if same and (counts := _stronger(low, high)):
+            text = f"{_both(high, low)}: accuracy under one step does not fall with eps"
+            yield Warning("not-falling-with-eps", f"{text} ({counts})")
+    for one, many in product(own, own):
+        if one.stamp.steps >= many.stamp.steps or not _same_ball(one, many):
+            continue
+        kind = "noise-stronger" if one.stamp.steps == 0 else "masked-gradients"
+        gap = one.facts.robust_accuracy.value - many.facts.robust_accuracy.value
+        if one.stamp.steps == 1 and gap > MASKED_GAP:
+            text = f"{_both(one, many)}: fitted to the one-step attack; trust the lower number"
+            yield Warning(kind, text)
+        if one.stamp.steps <= 1 and (counts := _stronger(one, many)):
+            text = f"{_both(one, many)}: the weaker attack fools more, so gradients mislead"
+            yield Warning(kind, f"{text} ({counts})")
+
+
+def _both(a: Measurement, b: Measurement) -> str:
+    left = [f"{m.stamp.metric} leaves {m.facts.robust_accuracy.value:.1%}" for m in (a, b)]
+    return ", ".join(left)
+
+
+def _same_ball(a: Measurement, b: Measurement) -> bool:
+    return (a.stamp.norm, a.stamp.eps) == (b.stamp.norm, b.stamp.eps)
+
+
+def _only(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> tuple[int, int]:
+    """Images where only the first holds, and where only the second does."""
+    return int((a & ~b).sum()), int((b & ~a).sum())
+
+
+def _chance(a: int, b: int) -> float:
+    """Two-sided p of the exact McNemar test for a against b discordant images."""
+    from scipy.stats import binomtest
+
+    return float(binomtest(a, a + b).pvalue) if a + b else 1.0
+
+
+def _stronger(weak: Measurement, strong: Measurement) -> str:
+    """Say how the attack that should be weaker fools more, or nothing where it does not."""
+    a, b = weak.facts, strong.facts
+    if not np.array_equal(a.index, b.index):
+        return ""
+    only_weak, only_strong = _only(b.robust, a.robust)
+    if only_weak > only_strong and _chance(only_weak, only_strong) < SIGNIFICANT:
+        return f"{only_weak} images fall to it alone, {only_strong} to the other alone"
+    return ""

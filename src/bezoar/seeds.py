@@ -1,0 +1,72 @@
+"""Randomness by name: every stream has its own seed, every image its own noise."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+def derive(seed: int, *path: str | int) -> int:
+    """Give the stream named by ``path`` its own seed, 0 <= seed < 2**63.
+
+    >>> derive(0, "order", 1) == derive(0, "order", 1) != derive(0, "order", 2)
+    True
+    """
+    text = "/".join(map(str, (seed, *path)))
+    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+
+
+def generator(seed: int, *path: str | int) -> torch.Generator:
+    """Make a CPU generator: its draws do not depend on the device that runs the model."""
+    return torch.Generator().manual_seed(derive(seed, *path))
+
+
+@dataclass(frozen=True)
+class Noise:
+    """The randomness of some images: what one draws does not depend on which others are there.
+
+    Draw ``d`` of image ``i`` comes from the counter-based generator Philox (Salmon et al., 2011),
+    keyed by (seed, stream) with (i, d) in the upper half of its counter.
+
+    Args:
+        seed: seed of the run.
+        stream: name of the stream, for example ``"pgd/test"``.
+        index: the images' positions in their source, ``(N,)`` integers >= 0.
+        draws: number of the draw of each image, ``(N,)`` integers >= 0; a restart is a new draw.
+    """
+
+    seed: int
+    stream: str
+    index: NDArray[np.int64]
+    draws: NDArray[np.int64]
+
+    @classmethod
+    def first(cls, seed: int, stream: str, index: NDArray[np.int64]) -> "Noise":
+        """Draw 0 of every image."""
+        return cls(seed, stream, index, np.zeros_like(index))
+
+    def take(self, rows: NDArray[np.int64], draws: NDArray[np.int64]) -> "Noise":
+        """The same stream for some of the images, with new draw numbers."""
+        return Noise(self.seed, self.stream, self.index[rows], draws)
+
+    def _generators(self) -> list[np.random.Generator]:
+        key = derive(self.seed, "noise", self.stream)
+        counters = zip(self.index.tolist(), self.draws.tolist(), strict=True)
+        return [
+            np.random.Generator(np.random.Philox(key=key, counter=[0, 0, draw, image]))
+            for image, draw in counters
+        ]
+
+    def uniform(self, shape: Sequence[int]) -> Tensor:
+        """Noise from U[-1, 1), float32 ``(N, *shape)`` on the CPU."""
+        rows = [g.random(shape, dtype=np.float32) for g in self._generators()]
+        return torch.from_numpy(np.stack(rows)).mul_(2).sub_(1)
+
+    def normal(self, shape: Sequence[int]) -> Tensor:
+        """Noise from N(0, 1), float32 ``(N, *shape)`` on the CPU."""
+        rows = [g.standard_normal(shape, dtype=np.float32) for g in self._generators()]
+        return torch.from_numpy(np.stack(rows))

@@ -1,0 +1,311 @@
+"""What every attack promises, whatever its mathematics."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from bezoar.attacks import ATTACKS, FGSM, PGD, PGDL2, FGSMRandomStart, UniformNoise, Untargeted
+from bezoar.attacks.engine import perturb, search
+from bezoar.classifier import prepare
+from bezoar.geometry import DISTANCES
+from bezoar.seeds import Noise, generator
+
+CASES = [
+    FGSM(eps=0.1),
+    FGSMRandomStart(eps=0.1),
+    PGD(eps=0.1, steps=3),
+    PGD(eps=0.1, steps=3, step_size=0.05, restarts=2),
+    PGD(eps=0.1, steps=3, random_start=False),
+    PGDL2(eps=0.5, steps=3),
+    PGDL2(eps=0.5, steps=3, step_size=0.3, restarts=2),
+    PGDL2(eps=0.5, steps=3, random_start=False),
+    UniformNoise(eps=0.1),
+    UniformNoise(eps=0.1, restarts=2),
+]
+RANDOM = [
+    case for case in CASES if not isinstance(case, FGSM) and getattr(case, "random_start", True)
+]
+LINF = [case for case in CASES if case.norm == "linf"]
+
+
+def noise_of(rows, seed=0):
+    return Noise.first(seed, "tests", np.asarray(rows))
+
+
+def attacked(engine, attack, model, x, y, *, rows=None, seed=0, batch=128):
+    rows = np.arange(len(x)) if rows is None else np.asarray(rows)
+    return engine(attack, prepare(model), x, Untargeted(y), noise_of(rows, seed), batch=batch)
+
+
+def classifier(shape, classes, *, dtype=torch.float32):
+    """A linear classifier of images of any shape, its weights from a named stream."""
+    rng = generator(0, "tests", "classifier", str(shape), classes)
+    layer = nn.Linear(int(np.prod(shape)), classes)
+    layer.weight.data = torch.randn(layer.weight.shape, generator=rng)
+    layer.bias.data = torch.zeros(classes)
+    return nn.Sequential(nn.Flatten(), layer).to(dtype)
+
+
+@pytest.fixture
+def right(convnet, batch):
+    """The shared images with the classes that the small network gives them."""
+    x, _ = batch
+    return x, convnet(x).argmax(dim=1).detach()
+
+
+@pytest.fixture
+def mixed():
+    """A network with layers in both modes, frozen and free weights, a gradient and a hook."""
+    torch.nn.init.constant_((conv := nn.Conv2d(1, 4, 3)).weight, 0.1)
+    model = nn.Sequential(conv, nn.BatchNorm2d(4), nn.Dropout(0.5), nn.Flatten(), nn.Linear(24, 3))
+    model.train()
+    model[1].eval()
+    model[0].bias.requires_grad_(False)
+    model[4].bias.grad = torch.ones(3)
+    model.register_forward_hook(lambda module, inputs, output: None)
+    return model
+
+
+def state_of(model):
+    return {
+        "values": [value.tolist() for value in model.state_dict().values()],
+        "modes": [module.training for module in model.modules()],
+        "flags": [p.requires_grad for p in model.parameters()],
+        "gradients": [None if p.grad is None else p.grad.tolist() for p in model.parameters()],
+        "hooks": [list(module._forward_hooks) for module in model.modules()],
+        "layout": [value.stride() for value in model.state_dict().values()],
+    }
+
+
+def test_every_attack_in_the_table_has_a_case():
+    assert {type(case) for case in CASES} == set(ATTACKS.values())
+
+
+@pytest.mark.parametrize("attack", CASES, ids=repr)
+@pytest.mark.parametrize("engine", [perturb, search])
+class TestContract:
+    def test_stays_in_the_ball_and_in_the_box(self, engine, attack, convnet, right):
+        x, y = right
+        x_adv = attacked(engine, attack, convnet, x, y).x_adv
+        assert x_adv.shape == x.shape
+        assert x_adv.dtype == torch.float32
+        assert DISTANCES[attack.norm](x_adv, x).max() <= attack.eps + 1e-6
+        assert ((x_adv >= 0) & (x_adv <= 1)).all()
+
+    @pytest.mark.parametrize("value", [0.0, 1.0])
+    def test_stays_in_the_box_at_its_corners(self, engine, attack, value, convnet):
+        x = torch.full((4, 1, 4, 5), value)
+        x_adv = attacked(engine, attack, convnet, x, torch.tensor([0, 1, 2, 0])).x_adv
+        assert ((x_adv >= 0) & (x_adv <= 1)).all()
+        assert DISTANCES[attack.norm](x_adv, x).max() <= attack.eps + 1e-6
+
+    def test_a_ball_without_radius_holds_the_clean_image_only(self, engine, attack, convnet, right):
+        x, y = right
+        x_adv = attacked(engine, replace(attack, eps=0), convnet, x, y).x_adv
+        assert torch.equal(x_adv, x)
+
+    def test_same_seed_same_bytes(self, engine, attack, convnet, right):
+        first, second = (attacked(engine, attack, convnet, *right, seed=7) for _ in range(2))
+        assert torch.equal(first.x_adv, second.x_adv)
+        assert torch.equal(first.first_success, second.first_success)
+
+    @pytest.mark.parametrize("size", [1, 3, 5])
+    def test_the_size_of_a_batch_changes_nothing(self, engine, attack, size, convnet, right):
+        small = attacked(engine, attack, convnet, *right, batch=size)
+        large = attacked(engine, attack, convnet, *right, batch=128)
+        torch.testing.assert_close(small.x_adv, large.x_adv, atol=1e-6, rtol=0)
+        assert torch.equal(small.first_success, large.first_success)
+        assert torch.equal(small.forward, large.forward)
+        assert torch.equal(small.backward, large.backward)
+
+    def test_order_and_neighbours_change_nothing(self, engine, attack, convnet, right):
+        x, y = right
+        rows = torch.tensor([9, 2, 11, 0, 5])
+        whole = attacked(engine, attack, convnet, x, y)
+        some = attacked(engine, attack, convnet, x[rows], y[rows], rows=rows, batch=2)
+        torch.testing.assert_close(some.x_adv, whole.x_adv[rows], atol=1e-6, rtol=0)
+        assert torch.equal(some.first_success, whole.first_success[rows])
+
+    @pytest.mark.parametrize("shape", [(1, 4, 5), (3, 5, 2), (1, 1, 1)], ids=str)
+    @pytest.mark.parametrize("classes", [2, 3])
+    def test_takes_images_of_any_shape_and_two_classes_or_more(
+        self, engine, attack, shape, classes
+    ):
+        x = torch.rand(5, *shape, generator=generator(0, "tests", "shapes"))
+        y = torch.arange(5) % classes
+        found = attacked(engine, attack, classifier(shape, classes), x, y)
+        assert found.x_adv.shape == x.shape
+        assert found.first_success.shape == found.forward.shape == found.zero_gradient.shape == (5,)
+
+    def test_keeps_double_precision(self, engine, attack, batch):
+        x, y = batch
+        model = classifier((1, 4, 5), 3, dtype=torch.float64)
+        assert attacked(engine, attack, model, x.double(), y).x_adv.dtype == torch.float64
+
+    def test_takes_an_image_that_nothing_can_move(self, engine, attack, batch):
+        # All gradients are zero; the class is the first, whatever the image.
+        x, _ = batch
+        model = classifier((1, 4, 5), 3)
+        model[1].weight.data.zero_()
+        found = attacked(engine, attack, model, x, torch.zeros(12, dtype=torch.int64))
+        assert torch.isfinite(found.x_adv).all()
+        assert (found.first_success == -1).all()
+        assert (found.zero_gradient == (attack.steps > 0)).all()
+
+    def test_sees_no_zero_gradient_where_there_is_none(self, engine, attack, convnet, right):
+        assert not attacked(engine, attack, convnet, *right).zero_gradient.any()
+
+    def test_leaves_images_classes_and_global_rng_alone(self, engine, attack, convnet, right):
+        x, y = right
+        images, classes, state = x.clone(), y.clone(), torch.get_rng_state()
+        found = attacked(engine, attack, convnet, x, y)
+        found.x_adv.zero_()
+        assert torch.equal(x, images)
+        assert torch.equal(y, classes)
+        assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("attack", CASES, ids=repr)
+class TestCall:
+    def test_leaves_the_classifier_as_it_was(self, attack, mixed, batch):
+        before = state_of(mixed)
+        attack(mixed, *batch)
+        assert state_of(mixed) == before
+
+    def test_is_the_search_with_noise_by_position(self, attack, convnet, right):
+        x, y = right
+        noise = Noise.first(3, type(attack).__name__, np.arange(12))
+        expected = search(attack, prepare(convnet), x, Untargeted(y), noise).x_adv
+        assert torch.equal(attack(convnet, x, y, seed=3), expected)
+
+    def test_refuses_what_is_no_image(self, attack, convnet, batch):
+        x, y = batch
+        with pytest.raises(
+            ValueError, match=r"x with values in .*: expected \[0, 1\]; divide by 255"
+        ):
+            attack(convnet, 255 * x, y)
+
+    @pytest.mark.parametrize("eps", [-0.1, float("nan"), float("inf"), -float("inf")])
+    def test_refuses_a_radius_that_is_none(self, attack, eps):
+        with pytest.raises(ValueError, match=rf"eps={eps!r}: expected a number at least 0"):
+            replace(attack, eps=eps)
+
+    def test_is_a_value_whose_text_is_the_recipe(self, attack):
+        assert eval(repr(attack)) == attack
+        assert hash(replace(attack)) == hash(attack)
+
+
+@pytest.mark.parametrize("attack", RANDOM, ids=repr)
+class TestRandomStart:
+    def start(self, attack, x, noise):
+        return attack.best(attack.start(x, Untargeted(torch.zeros(len(x)).long()), noise))
+
+    def test_an_image_starts_where_its_own_noise_says(self, attack, batch):
+        x, _ = batch
+        rows = [7, 1, 4]
+        whole = self.start(attack, x, noise_of(range(12)))
+        assert torch.equal(self.start(attack, x[rows], noise_of(rows)), whole[rows])
+
+    def test_seeds_streams_and_draws_give_other_starts(self, attack, batch):
+        x, _ = batch
+        first = noise_of(range(12))
+        others = [
+            replace(first, seed=1),
+            replace(first, stream="other"),
+            replace(first, draws=first.draws + 1),
+            replace(first, index=first.index + 12),
+        ]
+        start = self.start(attack, x, first)
+        assert not any(torch.equal(self.start(attack, x, other), start) for other in others)
+
+
+@pytest.mark.parametrize("attack", LINF, ids=repr)
+@pytest.mark.parametrize("engine", [perturb, search])
+@pytest.mark.parametrize("eps", [1.5, 3.0, 1e300])
+def test_beyond_radius_1_the_ball_is_the_box(engine, attack, eps, convnet, right):
+    whole = attacked(engine, replace(attack, eps=1), convnet, *right)
+    beyond = attacked(engine, replace(attack, eps=eps), convnet, *right)
+    assert torch.equal(beyond.x_adv, whole.x_adv)
+    assert torch.equal(beyond.forward, whole.forward)
+
+
+# Twelve images that a two-class affine network holds right by growing margins; nothing is cut by
+# the box at the radii below.
+W = torch.tensor([1.0, -2.0, 3.0, -4.0]).repeat(5)
+MARGINS = torch.linspace(0.5, 11.5, 12)
+
+
+@pytest.fixture
+def affine():
+    layer = nn.Linear(20, 2)
+    layer.weight.data = torch.stack([W, torch.zeros(20)])
+    layer.bias.data = torch.tensor([-W.sum().item() / 2, 0])
+    x = (0.5 + MARGINS[:, None] * W / W.square().sum()).reshape(12, 1, 4, 5)
+    return nn.Sequential(nn.Flatten(), layer), x, torch.zeros(12, dtype=torch.int64)
+
+
+def standing(attack, case):
+    model, x, y = case
+    x_adv = attacked(search, attack, model, x, y).x_adv
+    return int((model(x_adv).argmax(dim=1) == y).sum())
+
+
+@pytest.mark.parametrize("attack", CASES, ids=repr)
+def test_a_larger_ball_never_leaves_more_standing(attack, affine):
+    counts = [standing(replace(attack, eps=eps), affine) for eps in (0, 0.02, 0.05, 0.1, 0.2)]
+    assert counts[0] == 12
+    assert counts == sorted(counts, reverse=True)
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        PGD(eps=0.2, step_size=0.02),
+        PGD(eps=0.2, step_size=0.02, random_start=False),
+        PGDL2(eps=1.5, step_size=0.1),
+        PGDL2(eps=1.5, step_size=0.1, random_start=False),
+    ],
+    ids=repr,
+)
+def test_more_steps_never_leave_more_standing(attack, affine):
+    counts = [standing(replace(attack, steps=steps), affine) for steps in (1, 2, 4, 8, 16)]
+    assert counts == sorted(counts, reverse=True)
+    assert counts[-1] < counts[0]
+
+
+@pytest.mark.parametrize(
+    "attack", [PGD(eps=0.05, steps=1), PGDL2(eps=0.3, steps=1), UniformNoise(eps=0.4)], ids=repr
+)
+def test_more_restarts_never_leave_more_standing(attack, affine):
+    counts = [standing(replace(attack, restarts=restarts), affine) for restarts in (1, 2, 4, 8)]
+    assert counts == sorted(counts, reverse=True)
+
+
+@pytest.mark.parametrize("attack", [PGD(), PGDL2()], ids=repr)
+@pytest.mark.parametrize("steps", [0, -1, 2.0, True, None])
+def test_refuses_a_number_of_steps_that_is_none(attack, steps):
+    with pytest.raises(ValueError, match=rf"steps={steps}: expected an integer >= 1"):
+        replace(attack, steps=steps)
+
+
+@pytest.mark.parametrize("attack", [PGD(), PGDL2(), UniformNoise()], ids=repr)
+@pytest.mark.parametrize("restarts", [0, -1, 2.0, True])
+def test_refuses_a_number_of_restarts_that_is_none(attack, restarts):
+    with pytest.raises(ValueError, match=rf"restarts={restarts}: expected an integer >= 1"):
+        replace(attack, restarts=restarts)
+
+
+@pytest.mark.parametrize("attack", [PGD(), PGDL2()], ids=repr)
+@pytest.mark.parametrize("step_size", [-0.1, float("nan"), float("inf")])
+def test_refuses_a_step_that_is_none(attack, step_size):
+    with pytest.raises(ValueError, match=rf"step_size={step_size!r}: expected a number"):
+        replace(attack, step_size=step_size)
+
+
+@pytest.mark.parametrize("alpha", [-0.1, 2.5, float("nan")])
+def test_refuses_a_step_beyond_the_ball(alpha):
+    with pytest.raises(ValueError, match=rf"alpha={alpha!r}: expected a number in \[0, 2\]"):
+        FGSMRandomStart(alpha=alpha)

@@ -1,0 +1,75 @@
+"""What all tests share: a repeatable profile, small classifiers, and the way to the real data."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import settings
+from torch import Tensor, nn
+
+from bezoar.seeds import generator
+
+# A red run repeats: no random examples, no clock.
+settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=25)
+settings.load_profile("repeatable")
+
+SHAPE = (1, 4, 5)  # not square, so that a swap of height and width shows
+CLASSES = 3
+
+
+# Small tensors are slower on two threads than on one, and one thread repeats bit by bit.
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _threads(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Give a test marked ``threads(n)`` its n threads; all others have one."""
+    marker = request.node.get_closest_marker("threads")
+    torch.set_num_threads(marker.args[0] if marker else 1)
+    yield
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """Folder of the real data sets; without one a test fails in CI and skips elsewhere."""
+    found = os.environ.get("BEZOAR_DATA", "")
+    if found and Path(found).is_dir():
+        return Path(found).resolve()
+    message = f"BEZOAR_DATA={found!r}: expected the folder of the real data sets; see docs/data.md"
+    if os.environ.get("CI"):
+        pytest.fail(message)
+    pytest.skip(message)
+
+
+def _filled(model: nn.Module, name: str) -> nn.Module:
+    """Weights and biases from N(0, 1 / inputs), drawn from the stream ``tests/name``."""
+    rng = generator(0, "tests", name)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            inputs = parameter[0].numel()
+            parameter.copy_(torch.randn(parameter.shape, generator=rng) / inputs**0.5)
+    return model.eval()
+
+
+@pytest.fixture
+def linear() -> nn.Module:
+    """Linear classifier of images ``(N, 1, 4, 5)`` into 3 classes, in eval mode."""
+    return _filled(nn.Sequential(nn.Flatten(), nn.Linear(20, CLASSES)), "linear")
+
+
+@pytest.fixture
+def small_convnet() -> nn.Module:
+    """One convolution and one linear layer: images ``(N, 1, 4, 5)`` to 3 logits, in eval mode."""
+    layers = (nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(24, CLASSES))
+    return _filled(nn.Sequential(*layers), "small convnet")
+
+
+@pytest.fixture
+def batch() -> tuple[Tensor, Tensor]:
+    """12 images ``(12, 1, 4, 5)`` float32 in [0, 1], and their classes ``(12,)`` int64."""
+    rng = generator(0, "tests", "batch")
+    x = torch.rand(12, *SHAPE, generator=rng)
+    return x, torch.arange(12) % CLASSES

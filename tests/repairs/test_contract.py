@@ -1,0 +1,107 @@
+"""What every repair promises, for each of them and each way of setting it up."""
+
+from copy import deepcopy
+from itertools import product
+
+import pytest
+import torch
+
+from bezoar.attacks import FGSM, PGD, FGSMRandomStart
+from bezoar.classifier import weights_hash
+from bezoar.repairs import (
+    REPAIRS,
+    Accumulate,
+    AtRandom,
+    ByRound,
+    Correct,
+    Misclassified,
+    Online,
+    Remove,
+    Stop,
+    TopLoss,
+)
+
+# Two rounds; a judge with a restart, so that its passes differ from image to image.
+STOP = Stop(rounds=2, target=2, judge=PGD(eps=0.1, steps=2, restarts=2), images=15)
+ATTACKS = [FGSM(eps=0.1), FGSMRandomStart(eps=0.1), PGD(eps=0.1, steps=2)]
+CASES = [
+    *(
+        Correct(twins=twins, inner=inner, batch=16, stop=STOP)
+        for twins, inner in product([Online(), ByRound(), Accumulate()], ATTACKS)
+    ),
+    Correct(select=TopLoss(0.3), inner=FGSM(eps=0.1), batch=16, stop=STOP),
+    Correct(select=Misclassified(), inner=FGSM(eps=0.1), batch=16, stop=STOP),
+    Correct(select=TopLoss(0.3), twins=Accumulate(), inner=FGSM(eps=0.1), batch=16, stop=STOP),
+    Correct(lam=0, inner=FGSM(eps=0.1), batch=16, stop=STOP),
+    Correct(lam=1, inner=FGSM(eps=0.1), batch=16, schedule="cosine", stop=STOP),
+    *(
+        Remove(index_space=space, retrain=retrain, k=3, epochs=2, batch=16, stop=STOP)
+        for space, retrain in product(["paper", "train"], ["scratch", "continue"])
+    ),
+    Remove(k=0.1, epochs=1, batch=16, stop=STOP),
+    Remove(k=0, epochs=1, batch=16, stop=STOP),
+    Remove(rank=AtRandom(), k=3, epochs=1, batch=16, schedule="cosine", stop=STOP),
+    Remove(rank=AtRandom(), k=3, index_space="paper", epochs=1, batch=16, stop=STOP),
+]
+COLUMNS = {"round", "clean", "robust", "added", "removed"}
+COST = {"images", "forward", "backward", "seconds"}
+
+
+def test_every_repair_in_the_table_has_a_case():
+    assert {type(case) for case in CASES} == set(REPAIRS.values())
+
+
+@pytest.mark.parametrize("repair", CASES, ids=repr)
+class TestContract:
+    def test_leaves_classifier_evidence_and_global_rng_alone(self, repair, network, evidence):
+        network[0].requires_grad_(False)
+        network.train()
+        network[1].eval()
+        before, state = weights_hash(network), torch.get_rng_state()
+        pixels = [split.pixels.clone() for split in vars(evidence).values()]
+        repaired = repair(network, evidence, seed=0)
+        assert weights_hash(network) == before != weights_hash(repaired.classifier)
+        assert [module.training for module in network] == [True, False, True, True, True, True]
+        assert [p.requires_grad for p in network.parameters()] == [False] * 2 + [True] * 4
+        assert all(parameter.grad is None for parameter in network.parameters())
+        assert all(map(torch.equal, (s.pixels for s in vars(evidence).values()), pixels))
+        assert torch.equal(torch.get_rng_state(), state)
+
+    def test_same_seed_same_weights_and_log_to_the_bit_and_another_seed_others(
+        self, repair, network, evidence
+    ):
+        first, second, other = (repair(deepcopy(network), evidence, seed=s) for s in (7, 7, 8))
+        assert weights_hash(first.classifier) == weights_hash(second.classifier)
+        assert list(map(untimed, first.log)) == list(map(untimed, second.log))
+        assert weights_hash(first.classifier) != weights_hash(other.classifier)
+
+    def test_the_log_has_a_row_for_what_came_in_and_one_a_round(self, repair, network, evidence):
+        log = repair(network, evidence, seed=0).log
+        assert [row["round"] for row in log] == [0, 1, 2]
+        assert [set(row) for row in log] == [COLUMNS | COST, *[COLUMNS | COST | {"loss"}] * 2]
+        assert all(type(value) is float for row in log for value in row.values())
+        assert log[0]["images"] == log[0]["added"] == log[0]["removed"] == 0
+        assert log[0]["images"] < log[1]["images"] < log[2]["images"]
+
+    def test_every_pass_through_the_network_is_counted(self, repair, counted, evidence):
+        network, passes = counted
+        repaired = repair(network, evidence, seed=0)
+        assert repaired.cost.forward == sum(passes.forward)
+        assert repaired.cost.backward == sum(passes.backward)
+        assert repaired.log[-1] == {**repaired.log[-1], **repaired.cost.as_dict()}
+        assert repaired.cost.passes == repaired.cost.forward + repaired.cost.backward
+
+    def test_hands_back_a_classifier_in_eval_mode_and_tells_its_progress(
+        self, repair, network, evidence
+    ):
+        told = []
+        repaired = repair(network.train(), evidence, seed=0, on_step=told.append).classifier
+        assert not any(module.training for module in repaired.modules())
+        x, _ = evidence.validation.batch(slice(None))
+        assert torch.isfinite(repaired(x)).all()
+        assert (told[-1].epoch, told[-1].done) == (told[-1].epochs, told[-1].rows)
+
+
+def untimed(row):
+    """A row of a log without the wall time, which no two runs share."""
+    return {name: value for name, value in row.items() if name != "seconds"}

@@ -1,0 +1,41 @@
+"""The documentation builds, has a page for every method, and its Python runs."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bezoar.attacks import ATTACKS
+from bezoar.repairs import REPAIRS
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "docs" / "quickstart.md"]
+
+
+def python_of(page: Path) -> str:
+    """All Python blocks of a Markdown page, one after the other."""
+    return "\n".join(re.findall(r"^```python\n(.*?)^```$", page.read_text("utf-8"), re.M | re.S))
+
+
+def test_the_documentation_builds_without_a_warning(tmp_path):
+    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-d", tmp_path / "trees"]
+    built = subprocess.run(
+        [*command, ROOT / "docs", tmp_path / "html"], capture_output=True, text=True
+    )
+    assert (built.returncode, built.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("method", [*ATTACKS, *REPAIRS])
+def test_every_method_has_a_page_that_names_it(method):
+    page = (ROOT / "docs" / "methods" / f"{method}.md").read_text("utf-8")
+    assert page.startswith(f"# `{method}`")
+    assert "arXiv:" in page
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_python_of_the_page_runs(page):
+    code = python_of(page)
+    assert code
+    exec(compile(code, f"python of {page.name}", "exec"), {"__name__": "page"})
