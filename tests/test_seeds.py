@@ -69,13 +69,14 @@ class TestNoise:
 
     @given(row=st.integers(0, 2**40), draw=st.integers(0, 2**40), seed=SEEDS)
     def test_another_image_draw_seed_or_stream_is_other_noise(self, kind, row, draw, seed):
-        here = noise([row], seed=seed, draw=draw)
+        here = noise([row], seed=seed, draw=draw + 1)
         others = [
             replace(here, index=here.index + 1),
             replace(here, draws=here.draws + 1),
             replace(here, seed=seed + 1),
             replace(here, stream="tests/"),
-            noise([draw], seed=seed, draw=row + 1),
+            replace(here, index=here.index + 1, draws=here.draws - 1),
+            replace(here, index=here.draws, draws=here.index + 2**41),
         ]
         mine = kind(here, SHAPE)
         assert not any((kind(other, SHAPE) == mine).any() for other in others)

@@ -25,8 +25,9 @@ def evasion(
 ) -> list[Attack]:
     """The attacks that a model gets: what an attacker may do at ``eps``, and around it.
 
-    One step and many steps at every radius of the curve, noise as the control, and many steps
-    without any limit, which no honest classifier survives.
+    One step and many steps at every radius of the curve and at half of ``eps`` (where a network
+    that is only fitted to one step falls too), noise as the control, and many steps without any
+    limit, which no honest classifier survives.
 
     Args:
         eps: the radius that the verdict is about, in pixel units of [0, 1].
@@ -34,7 +35,7 @@ def evasion(
         steps: steps of the many-step attack.
         restarts: its restarts at ``eps``; elsewhere it has one.
     """
-    radii = sorted({eps, *curve})
+    radii = sorted({eps, eps / 2, *curve})
     attacks: list[Attack] = [FGSM(eps=radius) for radius in radii]
     attacks += [
         PGD(eps=radius, steps=steps, restarts=restarts if radius == eps else 1)

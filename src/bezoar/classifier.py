@@ -75,12 +75,15 @@ def device_of(classifier: nn.Module) -> torch.device:
 
 
 def weights_hash(classifier: nn.Module) -> str:
-    """Name the weights: 16 hexadecimal digits of BLAKE2b over every entry of the state dict.
+    """Name a network and its weights: 16 hexadecimal digits of BLAKE2b.
 
-    Two classifiers have the same hash when names, types, shapes and bytes of all parameters and
-    buffers agree, on whatever device they are.
+    Two classifiers have the same hash when the classes of all their modules, and names, types,
+    shapes and bytes of all parameters and buffers agree, on whatever device they are. Numbers of
+    modules without parameters (a dropout rate) are not seen.
     """
     digest = blake2b(digest_size=8)
+    for name, module in sorted(classifier.named_modules(), key=lambda named: named[0]):
+        digest.update(f"{name}:{type(module).__qualname__};".encode())
     for name, tensor in sorted(classifier.state_dict().items()):
         digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
         digest.update(
@@ -107,8 +110,8 @@ def require(classifier: nn.Module, x: Tensor, classes: int) -> None:
     found = f"images of shape {tuple(x.shape[1:])}"
     try:
         logits = predict(classifier, x[:2])
-    except (RuntimeError, IndexError) as error:
-        reason = str(error).splitlines()[0]
+    except (RuntimeError, IndexError, TypeError, AttributeError) as error:
+        reason = str(error).partition("\n")[0]
         raise ValueError(f"{found}: expected images that the classifier takes; {reason}") from error
     if logits.shape != (len(x[:2]), classes):
         expected = f"expected {classes} logits an image, as many as the data have classes"

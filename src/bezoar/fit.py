@@ -130,7 +130,9 @@ def fit(
         run = _Run(**saved)
     loop = _Loop(trainable, run, epochs, batch, seed, snapshot, snapshot_seconds, on_step)
     if saved is None and judge is not None:
-        run.log.append({"round": 0.0, **loop.judged(judge, -1).row, **cost_of(trainable.meter)})
+        judgement = loop.judged(judge, -1)
+        run.log.append({"round": 0.0, **judgement.row, **cost_of(trainable.meter)})
+        run.stopped = judgement.stop
     while run.epoch < epochs and not run.stopped:
         loop.epoch()
         judgement = loop.judged(judge, run.epoch) if judge else Judgement({})

@@ -41,6 +41,7 @@ class Stamp:
         steps: gradient steps of a start; 0 is noise, 1 a one-step attack.
         data: name of the images' split.
         seed: seed of the noise.
+        away_from: the class that the attack leads away from, ``label`` or ``predicted``.
         made_on: hash of the weights that the attack had before it.
         scored_on: hash of the weights that classified the images.
     """
@@ -55,6 +56,7 @@ class Stamp:
     seed: int
     made_on: str
     scored_on: str
+    away_from: str = "label"
 
     @property
     def access(self) -> str:
@@ -135,6 +137,7 @@ class Referee:
             seed=seed,
             made_on=classifiers.weights_hash(aim),
             scored_on=classifiers.weights_hash(classifier),
+            away_from=away_from,
         )
 
     @property

@@ -16,10 +16,11 @@ from bezoar import audit, checkpoints, checks, data, models, recipes
 from bezoar.attacks import FGSM, PGD, Attack
 from bezoar.costs import Meter
 from bezoar.data.imageset import DataSet, ImageSet
-from bezoar.files import read_json, replacing, write_json
+from bezoar.files import read_json, replacing, write_json, write_text
 from bezoar.fit import Progress, silent
 from bezoar.referee import Measurement, measure
 from bezoar.repairs import Evidence, Repair
+from bezoar.report import sheet, tables
 from bezoar.results import Rate
 from bezoar.runs import Run
 from bezoar.sanity import Warning
@@ -317,6 +318,8 @@ class Reproduction:
         own = [measure(attack, model, test, seed=seed) for attack in self._attacks()]
         many = PGD(eps=EPS, steps=40, restarts=5)
         own.append(measure(many, model, few, seed=seed, metric=f"pgd40x5@{EPS:g}"))
+        # At half the radius, to tell a masked gradient from a curved loss; see sanity.
+        own.append(measure(PGD(eps=EPS / 2, steps=40), model, few, seed=seed))
         table = audit.rows(name, own)
         beside = [self._away_from_predicted(model, seed)]
         if another != seed:
@@ -390,6 +393,15 @@ class Reproduction:
         )
         steps = f"validation:{self.recipe.judge['name']}{self.recipe.judge['steps']}@{EPS:g}"
         return [*found, audit.rate_row(name, seed, steps, validation)]
+
+
+def write(table: dict[str, Any], recipe: Recipe, results: Path, pages: Path) -> list[Path]:
+    """Write the results file and the page that is rendered from it."""
+    tables.validate(table)
+    paths = [results / f"{recipe.name}.json", pages / f"{recipe.name}.md"]
+    write_json(paths[0], table)
+    write_text(paths[1], sheet.page(table, recipe.name))
+    return paths
 
 
 def _passes(record: Mapping[str, Any]) -> float:

@@ -106,8 +106,7 @@ def _of_pairs(own: Sequence[Measurement]) -> Iterator[Warning]:
         if one.stamp.steps >= many.stamp.steps or not _same_ball(one, many):
             continue
         kind = "noise-stronger" if one.stamp.steps == 0 else "masked-gradients"
-        gap = one.facts.robust_accuracy.value - many.facts.robust_accuracy.value
-        if one.stamp.steps == 1 and gap > MASKED_GAP:
+        if one.stamp.steps == 1 and _gap(one, many) > MASKED_GAP and not _curved(one, own):
             text = f"{_both(one, many)}: fitted to the one-step attack; trust the lower number"
             yield Warning(kind, text)
         if one.stamp.steps <= 1 and (counts := _stronger(one, many)):
@@ -115,9 +114,46 @@ def _of_pairs(own: Sequence[Measurement]) -> Iterator[Warning]:
             yield Warning(kind, f"{text} ({counts})")
 
 
+def _gap(one: Measurement, many: Measurement) -> float:
+    """How much more stands under the first, as a share of the images that both attacked."""
+    stand_one, stand_many = _standing(one, many)
+    return float((stand_one.mean() - stand_many.mean()) if len(stand_one) else 0)
+
+
+def _curved(one: Measurement, own: Sequence[Measurement]) -> bool:
+    """Whether the gap is what an ordinary loss surface gives at this radius.
+
+    One long step overshoots on any curved loss, the more the larger eps: on an undefended LeNet
+    on MNIST it leaves 30 points more than many steps at eps 0.1. But there many steps of at most
+    half the radius leave more than the one full step does. A classifier that is fitted to the one
+    step falls to them as well.
+    """
+    half = [
+        many
+        for many in own
+        if many.stamp.steps > 1
+        and many.stamp.norm == one.stamp.norm
+        and one.stamp.eps / 2 - 1e-9 <= many.stamp.eps < one.stamp.eps
+    ]
+    return any(_gap(many, one) >= 0 and len(_standing(many, one)[0]) for many in half)
+
+
 def _both(a: Measurement, b: Measurement) -> str:
-    left = [f"{m.stamp.metric} leaves {m.facts.robust_accuracy.value:.1%}" for m in (a, b)]
-    return ", ".join(left)
+    standing = zip((a, b), _standing(a, b), strict=True)
+    return ", ".join(f"{m.stamp.metric} leaves {stands.mean():.1%}" for m, stands in standing)
+
+
+def _standing(a: Measurement, b: Measurement) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which images stand under each, of those that both attacked.
+
+    A costly attack often sees the first images only, and they are not as hard as the rest.
+    """
+    if a.stamp.data != b.stamp.data:
+        return np.zeros(0, dtype=np.bool_), np.zeros(0, dtype=np.bool_)
+    _, in_a, in_b = np.intersect1d(
+        a.facts.index, b.facts.index, assume_unique=True, return_indices=True
+    )
+    return a.facts.robust[in_a], b.facts.robust[in_b]
 
 
 def _same_ball(a: Measurement, b: Measurement) -> bool:
@@ -138,10 +174,8 @@ def _chance(a: int, b: int) -> float:
 
 def _stronger(weak: Measurement, strong: Measurement) -> str:
     """Say how the attack that should be weaker fools more, or nothing where it does not."""
-    a, b = weak.facts, strong.facts
-    if not np.array_equal(a.index, b.index):
-        return ""
-    only_weak, only_strong = _only(b.robust, a.robust)
+    under_weak, under_strong = _standing(weak, strong)
+    only_weak, only_strong = _only(under_strong, under_weak)
     if only_weak > only_strong and _chance(only_weak, only_strong) < SIGNIFICANT:
         return f"{only_weak} images fall to it alone, {only_strong} to the other alone"
     return ""

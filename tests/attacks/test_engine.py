@@ -224,6 +224,12 @@ def test_a_zero_gradient_is_noted_image_by_image_at_the_first_point(engine):
     x = images([0.8, 0.35, 0.8, 0.2], bound=0.9)
     found = engine(WALK, Flat(), x, zeros(4), noise_of(4), batch=2)
     assert found.zero_gradient.tolist() == [True, False, True, True]
+    # With a random start and several, the first point is that of draw 0.
+    attack = PGD(eps=0.2, steps=2, step_size=0, restarts=3)
+    x = images([0.4] * 20, bound=0.9)
+    found = engine(attack, Flat(), x, zeros(20), noise_of(20), batch=3)
+    start = (x + 0.2 * noise_of(20).uniform((1, 1, 2))).flatten(1)[:, 1]
+    assert torch.equal(found.zero_gradient, (start < 0.5) | (start > 0.6))
 
 
 @pytest.mark.parametrize("size", [1, 2, 128])

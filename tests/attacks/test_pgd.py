@@ -84,21 +84,19 @@ def test_one_step_of_eps_from_the_clean_image_is_fgsm(convnet, batch):
     assert torch.equal(one.x_adv, fgsm.x_adv)
 
 
-def test_the_default_step_reaches_from_any_point_of_the_ball_to_any_other(blocks, images):
+@pytest.mark.parametrize("steps", [1, 2, 7])
+def test_the_default_step_reaches_any_point_of_the_ball_from_any_other(steps, blocks, images):
     # 2.5 eps / steps, however many steps: the far corner is 2 eps away.
-    for steps in (1, 2, 7):
-        found = perturb(PGD(eps=0.05, steps=steps), blocks, images, Untargeted(ONES), NOISE)
-        fgsm = perturb(FGSM(eps=0.05), blocks, images, Untargeted(ONES), NOISE)
-        torch.testing.assert_close(found.x_adv, fgsm.x_adv)
+    found = perturb(PGD(eps=0.05, steps=steps), blocks, images, Untargeted(ONES), NOISE)
+    fgsm = perturb(FGSM(eps=0.05), blocks, images, Untargeted(ONES), NOISE)
+    torch.testing.assert_close(found.x_adv, fgsm.x_adv)
 
 
-@pytest.mark.parametrize("random_start", [True, False])
-def test_perturb_is_the_loop_of_the_paper(random_start, convnet, batch):
+@pytest.mark.parametrize(("random_start", "radius"), [(True, 0.1), (False, 0.0)])
+def test_perturb_is_the_loop_of_the_paper(random_start, radius, convnet, batch):
     model, x, y = convnet.double(), batch[0].double(), batch[1]
     noise = Noise.first(0, "tests", np.arange(12))
-    expected = x.clone()
-    if random_start:
-        expected = (x + 0.1 * noise.uniform((1, 4, 5)).double()).clamp(0, 1)
+    expected = (x + radius * noise.uniform((1, 4, 5)).double()).clamp(0, 1)
     for _ in range(5):
         point = expected.detach().requires_grad_()
         nn.functional.cross_entropy(model(point), y).backward()

@@ -124,7 +124,7 @@ class _Search:
         self.attack, self.classifier, self.goal, self.noise = attack, classifier, goal, noise
         self.x, self.batch, self.device = x, batch, device_of(classifier)
         count = len(x)
-        self.x_adv = x.clone()
+        self.x_adv = x.cpu().clone()
         self.first_success = torch.full((count,), -1)
         self.forward = torch.zeros(count, dtype=torch.int64)
         self.backward = torch.zeros(count, dtype=torch.int64)

@@ -1,6 +1,6 @@
 """Networks, one file a family. Each is a classifier and can tell how it was made."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 

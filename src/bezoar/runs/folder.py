@@ -14,6 +14,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import fields
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,12 @@ FORMAT = 1
 Arrays = dict[str, NDArray[np.generic]]
 
 
+def default(verb: str, about: dict[str, Any]) -> Path:
+    """The folder of an experiment that was given none: the same one for the same settings."""
+    digest = blake2b(json.dumps(about, sort_keys=True).encode(), digest_size=4).hexdigest()
+    return Path("runs") / f"{verb}-{digest}"
+
+
 class Run:
     """One run folder.
 
@@ -49,7 +56,7 @@ class Run:
     """
 
     def __init__(self, path: Path, about: dict[str, Any], notes: dict[str, Any]) -> None:
-        self.path = path
+        self.path, self.notes = path, notes
         about = json.loads(json.dumps(about, allow_nan=False))
         there = path / "run.json"
         if there.exists():

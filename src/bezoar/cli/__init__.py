@@ -1,0 +1,55 @@
+"""The command line: one file a verb. A verb parses, calls one function and prints.
+
+Exit codes: 0 done, and every requirement met; 1 done, and a requirement not met or undecided;
+2 not done, with the reason in one line; 130 interrupted.
+"""
+
+import sys
+
+import typer
+from typer.exceptions import TyperException
+
+from bezoar.cli import attack, check, demo, listing, repair, report, reproduce, train
+
+app = typer.Typer(
+    name="bezoar",
+    help="Find how an image classifier is fooled, repair it by unlearning, prove the repair.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+app.command("demo")(demo.demo)
+app.command("train")(train.train)
+app.command("attack")(attack.attack)
+app.command("repair")(repair.repair)
+app.command("check")(check.check)
+app.command("report")(report.report)
+app.command("reproduce")(reproduce.reproduce)
+app.command("list")(listing.listing)
+
+
+def main() -> None:
+    """Entry point of the ``bezoar`` command."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(words: list[str]) -> int:
+    """Run one command line and return its exit code; errors are one line on stderr."""
+    try:
+        code = app(words, standalone_mode=False)
+    except TyperException as error:
+        return _refused(str(error.format_message()), "; see bezoar --help")
+    except (ValueError, TypeError, FloatingPointError, OSError) as error:
+        return _refused(str(error) or type(error).__name__)
+    except (KeyboardInterrupt, typer.Abort):
+        print(
+            "bezoar: interrupted; the same command goes on where this one stopped", file=sys.stderr
+        )
+        return 130
+    return code if isinstance(code, int) else 0
+
+
+def _refused(reason: str, hint: str = "") -> int:
+    print(f"bezoar: {' '.join(reason.split())}{hint}", file=sys.stderr)
+    return 2

@@ -1,0 +1,34 @@
+"""``bezoar list``."""
+
+
+def listing() -> None:
+    """List the data sets, networks, attacks, repairs and recipes that are known.
+
+    Example: bezoar list
+    """
+    from dataclasses import fields
+
+    from bezoar import data, models, recipes
+    from bezoar.attacks import ATTACKS
+    from bezoar.repairs import REPAIRS
+
+    def settings(kind: type) -> str:
+        made = kind()
+        return ", ".join(f"{f.name}={getattr(made, f.name)!r}" for f in fields(kind) if f.init)
+
+    print("data sets")
+    for name, source in data.SOURCES.items():
+        print(f"  {name:14} {source.about}")
+    for name, about in data.PREFIXES.items():
+        print(f"  {name:14} {about}")
+    print("networks")
+    for name, kind in models.MODELS.items():
+        print(f"  {name:14} {(kind.__doc__ or '').splitlines()[0]}")
+    for title, table in (("attacks", ATTACKS), ("repairs", REPAIRS)):
+        print(title)
+        for name, method in table.items():
+            print(f"  {name:14} {(method.__doc__ or '').splitlines()[0]}")
+            print(f"  {'':14} {settings(method)}")
+    print("recipes")
+    for path in sorted(recipes.folder().glob("*.toml")):
+        print(f"  {path.stem:14} {path}")

@@ -1,0 +1,72 @@
+"""Options that several verbs share."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Data = Annotated[
+    str,
+    typer.Option(
+        help="Data set: digits, mnist, fashion-mnist, cifar10, gtsrb, folder:PATH (one folder a "
+        "class) or npz:PATH."
+    ),
+]
+DataRoot = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="BEZOAR_DATA",
+        help="Folder that holds the data sets; a missing one is downloaded into it.",
+    ),
+]
+ImageSize = Annotated[
+    str | None,
+    typer.Option(help="HEIGHTxWIDTH that the images of folder:PATH are resized to, e.g. 32x32."),
+]
+Images = Annotated[
+    int, typer.Option(min=0, help="How many test images are attacked, the first ones; 0 is all.")
+]
+Model = Annotated[
+    Path | None,
+    typer.Argument(help="Model file written by bezoar (.safetensors).", metavar="MODEL"),
+]
+Factory = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        help="Your own network instead: module:function. The function is code, and it is run: "
+        "name only modules that you trust.",
+        metavar="MODULE:FUNCTION",
+    ),
+]
+Weights = Annotated[
+    Path | None,
+    typer.Option(help="Weights for --model: .safetensors, or .pt that holds nothing but tensors."),
+]
+Eps = Annotated[
+    str,
+    typer.Option(help="Radius of the attacks in pixel units of [0, 1]; 8/255 is understood."),
+]
+Curve = Annotated[
+    str, typer.Option(help="Further radii for the curve of accuracy against eps, with commas.")
+]
+Attacks = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--attack",
+        help="Attack, NAME or NAME:FIELD=VALUE,...; may be given several times. Without it: FGSM "
+        "and PGD-40 along the curve, noise, and PGD-40 at eps 1.",
+    ),
+]
+Floor = Annotated[
+    str,
+    typer.Option(help="Worst-case robust accuracy at eps that counts as healthy."),
+]
+Seed = Annotated[int, typer.Option(min=0, help="Names all randomness.")]
+Out = Annotated[
+    Path | None,
+    typer.Option(help="Run folder; made if missing, taken up where an earlier run stopped."),
+]
+Threads = Annotated[
+    int, typer.Option(min=0, help="CPU threads; 0 leaves it to torch. Bits may depend on it.")
+]

@@ -1,0 +1,47 @@
+"""``bezoar train``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bezoar.cli import options
+
+
+def train(
+    kind: Annotated[str, typer.Argument(help="Network: lenet5, lenet-fig3 or lenet-fig4.")],
+    out: Annotated[Path, typer.Option(help="Model file to write, NAME.safetensors.")],
+    data: options.Data = "digits",
+    epochs: Annotated[int, typer.Option(min=1, help="Budget.")] = 15,
+    batch: Annotated[int, typer.Option(min=1, help="Images a step.")] = 128,
+    lr: Annotated[float, typer.Option(help="Learning rate of Adam.")] = 1e-3,
+    schedule: Annotated[
+        str, typer.Option(help="Of the learning rate: constant, cosine.")
+    ] = "constant",
+    patience: Annotated[
+        int, typer.Option(min=1, help="Stop after so many epochs without a better validation.")
+    ] = 5,
+    seed: options.Seed = 0,
+    data_root: options.DataRoot = None,
+    image_size: options.ImageSize = None,
+    threads: options.Threads = 0,
+) -> None:
+    """Train one of the built-in networks; the best epoch on validation is kept.
+
+    A training that is interrupted goes on when the same command is given again.
+
+    Example: bezoar train lenet-fig3 --data mnist --epochs 5 --out lenet.safetensors
+    """
+    from bezoar import experiments
+    from bezoar.cli import screen, subject
+    from bezoar.training import Training
+
+    subject.threads(threads)
+    training = Training(epochs=epochs, batch=batch, lr=lr, schedule=schedule, patience=patience)
+    whole = subject.dataset(data, data_root, image_size)
+    with screen.screen() as bars:
+        log = experiments.trained(out, kind, whole, training, seed=seed, on_step=bars.on_step)
+    best = max(row["clean"] for row in log)
+    epochs_done = f"{log[-1]['round']:.0f} epochs"
+    print(f"{kind} on {whole.name}: validation accuracy {best:.4f} after {epochs_done}")
+    print(f"model: {out}")

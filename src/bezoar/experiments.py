@@ -1,0 +1,225 @@
+"""Whole experiments in a run folder: attack a model; attack, repair, attack again.
+
+Everything that takes long is kept as soon as it is done, so the same call goes on where an
+interrupted one stopped, and ends with the same files.
+"""
+
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from torch import nn
+
+from bezoar import audit, checkpoints, checks, models
+from bezoar.attacks import FGSM, Attack
+from bezoar.data.imageset import DataSet, ImageSet
+from bezoar.files import read_json, write_json
+from bezoar.fit import Progress, Row, silent
+from bezoar.referee import Measurement, Referee
+from bezoar.repairs import Evidence, Repair
+from bezoar.report import export
+from bezoar.runs import FileSnapshot, Run
+from bezoar.sanity import Warning
+from bezoar.training import Training
+
+OnUnit = Callable[[str, int, int], None]
+
+
+def quiet(what: str, done: int, units: int) -> None:
+    """Show nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a model is attacked with.
+
+    Args:
+        eps: radius that the verdict is about, in pixel units of [0, 1].
+        attacks: all attacks; at least one of radius ``eps``.
+        floor: worst-case robust accuracy at ``eps`` that counts as healthy.
+        seed: names the noise.
+    """
+
+    eps: float
+    attacks: Sequence[Attack]
+    floor: float = audit.HEALTHY
+    seed: int = 0
+
+
+def trained(
+    path: Path,
+    kind: str,
+    data: DataSet,
+    training: Training,
+    *,
+    seed: int,
+    on_step: Callable[[Progress], None] = silent,
+) -> list[Row]:
+    """Train one of the built-in networks and keep it, with its log, in a model file.
+
+    While it is not done, its state lies beside the file; the same call goes on from there. A file
+    that this very training wrote is left as it is.
+
+    Raises:
+        ValueError: the file is there and holds something else, or an unknown kind.
+    """
+    checks.known("network", kind, models.MODELS)
+    about = {
+        "kind": kind,
+        "data": data.name,
+        "images": len(data.train),
+        "method": repr(training),
+        "seed": seed,
+    }
+    if path.exists():
+        record = dict(checkpoints.header(path).training)
+        log = cast(list[Row], record.pop("log", None))
+        if record != about:
+            raise ValueError(f"{path} holds another model: {record}; choose another --out")
+        return log
+    model = models.create(kind, shape=data.shape, classes=len(data.classes), seed=seed)
+    snapshot = FileSnapshot(path.with_name(f"{path.stem}.training.safetensors"), about)
+    log, _ = training(
+        model, data.train, data.validation, seed=seed, snapshot=snapshot, on_step=on_step
+    )
+    checkpoints.save(path, model, classes=data.classes, training={**about, "log": log})
+    snapshot.clear()
+    return log
+
+
+def attack(
+    run: Run, model: nn.Module, images: ImageSet, plan: Plan, *, on_unit: OnUnit = quiet
+) -> dict[str, Any]:
+    """Attack a model, keep the adversarial images, write results and report.
+
+    Args:
+        run: the run folder.
+        model: images to logits; not changed.
+        images: what it is attacked on.
+        plan: the attacks.
+        on_unit: told when a unit of work is done.
+
+    Returns:
+        The content of ``results.json``.
+    """
+    run.keep_images(images)
+    measured, found = _measured(run, "before", model, images, plan, on_unit)
+    verdict = {"sick": audit.healthy(measured, plan.eps, plan.floor)}
+    table = audit.rows("before", measured, eps=plan.eps)
+    return _finish(run, audit.results(run.notes, table, {"before": found}, verdict))
+
+
+def repair(
+    run: Run,
+    model: nn.Module,
+    data: DataSet,
+    method: Repair,
+    plan: Plan,
+    *,
+    kept: ImageSet | None = None,
+    on_step: Callable[[Progress], None] = silent,
+    on_unit: OnUnit = quiet,
+) -> dict[str, Any]:
+    """Attack a model, repair it, attack it afresh; write both models, results and report.
+
+    Args:
+        run: the run folder.
+        model: images to logits; not changed.
+        data: the repair sees train and validation, the attacks get test.
+        method: the repair.
+        plan: the attacks, the same before and after.
+        kept: images to attack, if not all of ``data.test``.
+        on_step: told how far the repair is.
+        on_unit: told when a unit of an attack is done.
+
+    Returns:
+        The content of ``results.json``.
+    """
+    images = data.test if kept is None else kept
+    shape = list(data.shape)
+    run.keep_images(images)
+    before = run.path / "before.safetensors"
+    if not before.exists():
+        checkpoints.save(before, model, classes=data.classes, shape=shape)
+    sick, told = _measured(run, "before", model, images, plan, on_unit)
+
+    after = run.path / "after.safetensors"
+    snapshot = run.snapshot("repair")
+    if after.exists():
+        repaired = deepcopy(model).eval()
+        checkpoints.load_weights(after, repaired)
+    else:
+        evidence = Evidence(data.train, data.validation)
+        done = method(model, evidence, seed=plan.seed, snapshot=snapshot, on_step=on_step)
+        repaired, cost = done.classifier, done.cost.as_dict()
+        record = {"name": type(method).__name__.lower(), "repr": repr(method)}
+        write_json(run.path / "repair.json", {**record, "rows": done.log, "cost": cost})
+        training = {"repair": repr(method), "seed": plan.seed, "data": data.name}
+        checkpoints.save(after, repaired, classes=data.classes, shape=shape, training=training)
+    snapshot.clear()
+
+    well, suspect = _measured(run, "after", repaired, images, plan, on_unit)
+    stale = run.measure(
+        "after",
+        Referee(
+            FGSM(eps=plan.eps),
+            repaired,
+            images,
+            seed=plan.seed,
+            aim=model,
+            metric=f"transfer:fgsm@{plan.eps:g}",
+        ),
+    )
+    table = [
+        *audit.rows("before", sick, eps=plan.eps),
+        *audit.rows("after", well, eps=plan.eps),
+        audit.rate_row("after", plan.seed, stale.stamp.metric, stale.facts.robust_accuracy),
+        *_costs(run, plan.seed),
+    ]
+    verdict = {
+        "sick": audit.healthy(sick, plan.eps, plan.floor),
+        "well": audit.healthy(well, plan.eps, plan.floor),
+    }
+    found = {"before": told, "after": suspect}
+    return _finish(run, audit.results(run.notes, table, found, verdict))
+
+
+def _measured(
+    run: Run, case: str, model: nn.Module, images: ImageSet, plan: Plan, on_unit: OnUnit
+) -> tuple[list[Measurement], list[Warning]]:
+    measured = []
+    for method in plan.attacks:
+        referee = Referee(method, model, images, seed=plan.seed)
+        name = f"{referee.stamp.metric}, {case}"
+
+        def tell(done: int, units: int, name: str = name) -> None:
+            on_unit(name, done, units)
+
+        measured.append(run.measure(case, referee, tell))
+    return measured, audit.suspicions(model, images, measured)
+
+
+def _costs(run: Run, seed: int) -> list[audit.Row]:
+    cost = read_json(run.path / "repair.json")["cost"]
+    spent = {"passes": cost["forward"] + cost["backward"], "seconds": cost["seconds"]}
+    return [audit.number_row("after", seed, name, float(value)) for name, value in spent.items()]
+
+
+def _finish(run: Run, results: dict[str, Any]) -> dict[str, Any]:
+    write_json(run.path / "results.json", results)
+    export.write(run.path)
+    return results
+
+
+def settings(plan: Plan, method: Repair | None = None, **more: Any) -> dict[str, Any]:
+    """What identifies an experiment, for the run folder."""
+    about = {"eps": plan.eps, "floor": plan.floor, "attacks": [repr(a) for a in plan.attacks]}
+    return {**about, **({"repair": repr(method)} if method else {}), **more}
+
+
+def described(data: DataSet, images: ImageSet) -> dict[str, Any]:
+    """The data of an experiment, for the run folder."""
+    sizes = {"train": len(data.train), "validation": len(data.validation), "test": len(images)}
+    return {"name": data.name, "classes": list(data.classes), **sizes}

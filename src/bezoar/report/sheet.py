@@ -1,0 +1,60 @@
+"""A results file as a page of the documentation."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from bezoar.report import tables
+from bezoar.report.tables import Row, shown
+
+# Sections by the first letters of a metric; what no section takes comes last.
+SECTIONS = (
+    ("Accuracy, white-box", ("clean", "fgsm@", "pgd")),
+    ("Attackers who know less", ("fgsm-predicted@", "transfer:", "stale:")),
+    ("Loss", ("loss",)),
+    ("Validation", ("validation:",)),
+    ("Cost", ("passes", "seconds", "rounds", "added", "removed")),
+)
+
+
+def page(results: Mapping[str, Any], name: str) -> str:
+    """Render a results file; equal files give equal pages.
+
+    Raises:
+        ValueError: the file is not of the form of a results table.
+    """
+    rows = tables.validate(results)
+    head = (
+        f"# {name}: results\n\nRendered from `results/{name}.json`; do not edit by hand. Made by "
+        f"`{results['command']}` at revision {results['revision']}, on {results['machine']}.\n"
+    )
+    parts = [head]
+    metrics = list(dict.fromkeys(row["metric"] for row in rows))
+    for title, starts in SECTIONS:
+        chosen = [metric for metric in metrics if metric.startswith(starts)]
+        metrics = [metric for metric in metrics if metric not in chosen]
+        parts += _section(title, rows, chosen)
+    parts += _section("Further metrics", rows, metrics)
+    parts += _published(rows)
+    told = dict.fromkeys(f"- {w['case']}, {w['kind']}: {w['text']}" for w in results["warnings"])
+    parts.append("## Warnings\n\n" + ("\n".join(told) or "None.") + "\n")
+    return "\n".join(parts)
+
+
+def _section(title: str, rows: list[Row], metrics: list[str]) -> list[str]:
+    if not metrics:
+        return []
+    chosen = [row for row in rows if row["metric"] in metrics]
+    return [f"## {title}\n\n{tables.markdown(tables.wide(chosen, metrics=metrics))}"]
+
+
+def _published(rows: list[Row]) -> list[str]:
+    lines = [
+        f"| {row['case']} | {row['metric']} | {row['seed']} | {shown(row['value'], row['metric'])} "
+        f"| {shown(row['paper'], row['metric'])} |"
+        for row in rows
+        if "paper" in row
+    ]
+    if not lines:
+        return []
+    head = ["| case | metric | seed | measured | paper |", "| --- | --- | ---: | ---: | ---: |"]
+    return ["## Beside the paper\n\n" + "\n".join([*head, *lines]) + "\n"]

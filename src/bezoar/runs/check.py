@@ -1,0 +1,114 @@
+"""Check a run's evidence again: predict the kept adversarial images, without attacking."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from bezoar.classifier import predict, weights_hash
+from bezoar.geometry import DISTANCES
+from bezoar.referee import Measurement
+from bezoar.results import Rate
+from bezoar.runs.folder import read_arrays, read_measurement
+
+# Another machine may round otherwise: a prediction may differ where two classes are this close.
+TIE = 1e-3
+SLACK = 1e-5
+
+
+@dataclass(frozen=True)
+class Line:
+    """What was found of one measurement, and whether it is what was recorded."""
+
+    text: str
+    agrees: bool
+
+
+def models(run: Path) -> list[Path]:
+    """The model files of a run.
+
+    Raises:
+        FileNotFoundError: no run there, or one that holds no model.
+    """
+    if not (run / "run.json").exists():
+        raise FileNotFoundError(f"{run}: expected a run folder of bezoar, with run.json")
+    found = [run / f"{case}.safetensors" for case in ("before", "after")]
+    found = [path for path in found if path.exists()]
+    if not found:
+        raise FileNotFoundError(f"{run}: holds no model; name the attacked one with --model FILE")
+    return found
+
+
+def check(run: Path, classifier: nn.Module) -> Iterator[Line]:
+    """Predict every kept adversarial image again with a classifier.
+
+    Measurements that were scored on these very weights are compared image by image: predictions,
+    distances, the ball, the box. Others are scored too, and called transfer.
+
+    Args:
+        run: the run folder.
+        classifier: images to logits.
+
+    Raises:
+        FileNotFoundError: no run, or no measurements in it.
+        ValueError: damaged files, or images that the classifier cannot take.
+    """
+    models_hash = weights_hash(classifier)
+    clean = read_arrays(run / "images" / "test.safetensors")
+    folders = sorted(path.parent for path in run.glob("measurements/*/*/stamp.json"))
+    if not folders:
+        raise FileNotFoundError(f"{run / 'measurements'}: expected measurements, found none")
+    pixels = torch.from_numpy(np.asarray(clean["pixels"]))
+    x = pixels.float().div(255) if pixels.dtype == torch.uint8 else pixels
+    position = {int(index): row for row, index in enumerate(clean["index"].tolist())}
+    for folder in folders:
+        kept = read_measurement(folder)
+        missing = [index for index in kept.facts.index.tolist() if index not in position]
+        if missing:
+            raise ValueError(
+                f"{folder}: image {missing[0]} is not in {run}/images/test.safetensors"
+            )
+        rows = [position[index] for index in kept.facts.index.tolist()]
+        yield _line(folder.parent.name, kept, classifier, x[rows], models_hash)
+
+
+def _line(case: str, kept: Measurement, classifier: nn.Module, x: Tensor, found: str) -> Line:
+    x_adv = torch.from_numpy(kept.x_adv)
+    facts, stamp = kept.facts, kept.stamp
+    label = torch.from_numpy(facts.label)
+    low, high = (float(value) for value in x_adv.aminmax())
+    logits, clean = predict(classifier, x_adv), predict(classifier, x)
+    rounded = predict(classifier, x_adv.mul(255).round().div(255)).argmax(dim=1)
+    right = clean.argmax(dim=1) == label
+    standing = Rate(int((right & (logits.argmax(dim=1) == label)).sum()), len(label))
+    coarse = Rate(int((right & (rounded == label)).sum()), len(label))
+    name = f"{stamp.metric}, {case}"
+    if stamp.scored_on != found:
+        text = f"{name}: transfer: robust accuracy {standing} on images scored on other weights"
+        return Line(f"{text} ({stamp.scored_on}, these are {found})", agrees=True)
+    wrong = _differing(logits, facts.adversarial) + _differing(clean, facts.clean)
+    distance = DISTANCES[stamp.norm](x_adv, x).numpy()
+    outside = int((distance > stamp.eps + SLACK).sum())
+    moved = int((np.abs(distance - facts.distance) > SLACK).sum())
+    faults = [
+        f"{count} {what}"
+        for count, what in (
+            (wrong, "predictions differ"),
+            (outside, f"images lie outside the ball of radius {stamp.eps:g}"),
+            (moved, "distances differ"),
+            (int(not (low >= 0 and high <= 1)), "set of images leaves [0, 1]"),
+        )
+        if count
+    ]
+    text = f"{name}: {stamp.access}: robust accuracy {standing}, at 8 bits {coarse.value:.1%}"
+    return Line("; ".join([text, *faults]), agrees=not faults)
+
+
+def _differing(logits: Tensor, recorded: np.ndarray[tuple[int, ...], np.dtype[np.int64]]) -> int:
+    """Predictions that differ from the record by more than a tie between two classes."""
+    best = logits.max(dim=1).values
+    of_recorded = logits.gather(1, torch.from_numpy(recorded)[:, None]).squeeze(1)
+    return int((best - of_recorded > TIE).sum())
