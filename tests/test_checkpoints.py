@@ -1,7 +1,5 @@
-import errno
 import io
 import json
-import os
 import pickle
 import re
 import struct
@@ -10,12 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import nn
 
-from bezoar import checkpoints
+from bezoar import checkpoints, tensorfiles, trees
 from bezoar.classifier import weights_hash
 from bezoar.models import MODELS, create
 from bezoar.seeds import generator
@@ -45,9 +41,9 @@ def small():
 def written(path, model, **changes):
     """A model file whose header says something else in some places."""
     checkpoints.save(path, model, classes=CLASSES)
-    with checkpoints._opened(path) as file:
+    with tensorfiles.opened(path) as file:
         head = json.loads(file.metadata()["bezoar"])
-        tensors = {name: value.clone() for name, value in checkpoints._tensors(file).items()}
+        tensors = {name: value.clone() for name, value in tensorfiles.read(file).items()}
     save_file(tensors, path, {"bezoar": json.dumps(head | changes)})
     return path
 
@@ -235,8 +231,8 @@ class TestRefusals:
     @pytest.mark.parametrize("value", [float("nan"), float("inf")])
     def test_weights_that_are_not_finite(self, path, model, value):
         written(path, model)
-        with checkpoints._opened(path) as file:
-            tensors, head = checkpoints._tensors(file), file.metadata()
+        with tensorfiles.opened(path) as file:
+            tensors, head = tensorfiles.read(file), file.metadata()
         tensors["conv2.bias"][3] = value
         save_file(tensors, path, head)
         assert "conv2.bias holds NaN or infinity" in refusal(path)
@@ -244,20 +240,15 @@ class TestRefusals:
     @pytest.mark.parametrize("dtype", [torch.int32, torch.float16])
     def test_weights_of_another_type(self, path, model, dtype):
         written(path, model)
-        with checkpoints._opened(path) as file:
-            tensors, head = checkpoints._tensors(file), file.metadata()
+        with tensorfiles.opened(path) as file:
+            tensors, head = tensorfiles.read(file), file.metadata()
         tensors["conv2.bias"] = tensors["conv2.bias"].to(dtype)
         save_file(tensors, path, head)
         assert str(dtype) in refusal(path)
 
     def test_a_training_state_is_not_a_model(self, path):
-        checkpoints.save_tree(path, {"epoch": 1})
+        trees.save(path, {"epoch": 1})
         assert refusal(path).startswith("header")
-
-    def test_a_model_is_not_a_training_state(self, path, model):
-        checkpoints.save(path, model, classes=CLASSES)
-        text = refusal(path, load=checkpoints.load_tree)
-        assert text.startswith("expected a state saved by bezoar")
 
 
 class Payload:
@@ -442,145 +433,7 @@ class TestLoadWeights:
         assert re.search(reason, refusal(path, load=load_small))
 
 
-TENSORS = st.sampled_from(
-    [
-        torch.tensor(3.5),
-        torch.tensor(-0.0, dtype=torch.float64),
-        torch.tensor([torch.nan, torch.inf]),
-        torch.arange(6).reshape(2, 3).t(),
-        torch.zeros(0, 3),
-        torch.tensor([True, False]),
-        torch.arange(4, dtype=torch.uint8),
-        torch.ones(3, dtype=torch.bfloat16),
-    ]
-)
-NUMBERS = st.floats(allow_nan=False, allow_infinity=False) | st.integers()
-SCALARS = st.none() | st.booleans() | NUMBERS | st.text()
-TREES = st.recursive(
-    SCALARS | TENSORS,
-    lambda tree: (
-        st.lists(tree, max_size=3)
-        | st.lists(tree, max_size=3).map(tuple)
-        | st.dictionaries(st.text(max_size=3) | st.integers(), tree, max_size=3)
-    ),
-    max_leaves=8,
-)
-
-
-def exact(node):
-    """A value that is equal only for the same types, order, numbers and bytes."""
-    match node:
-        case torch.Tensor():
-            data = node.contiguous().reshape(-1).view(torch.uint8).tolist()
-            return "tensor", node.dtype, node.shape, data
-        case dict():
-            return "dict", [(key, exact(value)) for key, value in node.items()]
-        case list() | tuple():
-            return type(node), [exact(value) for value in node]
-    return type(node), repr(node)
-
-
-class TestTree:
-    @given(tree=TREES)
-    def test_comes_back_to_the_bit(self, tmp_path_factory, tree):
-        path = tmp_path_factory.mktemp("tree") / "state.safetensors"
-        checkpoints.save_tree(path, tree)
-        assert exact(checkpoints.load_tree(path)) == exact(tree)
-
-    def test_an_optimizer_goes_on_from_its_file_as_if_nothing_had_been(self, path):
-        def start():
-            net = small()
-            return net, torch.optim.Adam(net.parameters(), lr=0.1)
-
-        def step(net, optimizer):
-            optimizer.zero_grad()
-            net(torch.ones(1, 1, 2, 2)).square().sum().backward()
-            optimizer.step()
-
-        net, optimizer = start()
-        step(net, optimizer)
-        step(net, optimizer)
-        checkpoints.save_tree(path, {"net": net.state_dict(), "optimizer": optimizer.state_dict()})
-        state = checkpoints.load_tree(path)
-        other, other_optimizer = start()
-        other.load_state_dict(state["net"])
-        other_optimizer.load_state_dict(state["optimizer"])
-        assert exact(state["optimizer"]) == exact(optimizer.state_dict())
-        step(net, optimizer)
-        step(other, other_optimizer)
-        assert weights_hash(other) == weights_hash(net)
-
-    def test_does_not_change_when_its_file_is_overwritten(self, path):
-        checkpoints.save_tree(path, {"w": torch.ones(100)})
-        tree = checkpoints.load_tree(path)
-        path.write_bytes(bytes(path.stat().st_size))
-        assert (tree["w"] == 1).all()
-
-    def test_one_tensor_in_two_places_becomes_two(self, path):
-        shared = torch.ones(2)
-        checkpoints.save_tree(path, {"a": shared, "b": shared[:1]})
-        tree = checkpoints.load_tree(path)
-        assert exact(tree) == exact({"a": torch.ones(2), "b": torch.ones(1)})
-
-    @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-    def test_refuses_a_number_that_is_not_finite(self, path, value):
-        with pytest.raises(ValueError, match=r"tree.rows.0.loss=.*: expected a finite number"):
-            checkpoints.save_tree(path, {"rows": [{"loss": value}]})
-        assert not path.exists()
-
-    @pytest.mark.parametrize(
-        ("tree", "reason"),
-        [
-            ({"a": {1, 2}}, "tree.a is a set: expected a tensor"),
-            ({"a": object()}, "tree.a is a object"),
-            ({"a": {True: 1}}, "tree.a has the key True: expected a string or an int"),
-            ({(1, 2): 1}, r"tree has the key \(1, 2\)"),
-        ],
-    )
-    def test_refuses_what_it_cannot_give_back(self, path, tree, reason):
-        with pytest.raises(TypeError, match=reason):
-            checkpoints.save_tree(path, tree)
-        assert not path.exists()
-
-    @pytest.mark.parametrize(
-        "head",
-        [
-            None,
-            "",
-            "[]",
-            "{}",
-            '{"format": 2, "tree": 1}',
-            '{"format": 1}',
-            '{"format": 1, "tree": {"tensor": "absent"}}',
-            '{"format": 1, "tree": {"tensor": 0}}',
-            '{"format": 1, "tree": {"dict": [[1]]}}',
-            '{"format": 1, "tree": {"dict": [[[], 1]]}}',
-            '{"format": 1, "tree": {"dict": 3}}',
-            '{"format": 1, "tree": {"code": "1"}}',
-            '{"format": 1, "tree": ' + '{"list": [' * 50_000,
-        ],
-        ids=lambda head: str(head)[:40],
-    )
-    def test_refuses_a_header_that_lies(self, path, head):
-        save_file({"0": torch.ones(2)}, path, {"bezoar": head} if head is not None else None)
-        text = refusal(path, load=checkpoints.load_tree)
-        assert text.startswith("expected a state saved by bezoar")
-        assert text.endswith("delete it to start anew")
-
-
 class TestWriting:
-    def full(self, *args):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    @pytest.mark.parametrize("place", ["os.replace", "os.fsync"])
-    def test_a_full_disk_leaves_the_old_file_and_nothing_else(self, path, monkeypatch, place):
-        checkpoints.save_tree(path, {"epoch": 1})
-        monkeypatch.setattr(place, self.full)
-        with pytest.raises(OSError, match=f"No space left on device: '{path}'"):
-            checkpoints.save_tree(path, {"epoch": 2})
-        assert checkpoints.load_tree(path) == {"epoch": 1}
-        assert list(path.parent.iterdir()) == [path]
-
     def test_an_interrupt_leaves_the_old_file_and_nothing_else(self, path, model, monkeypatch):
         def interrupt(*args):
             raise KeyboardInterrupt
@@ -592,7 +445,3 @@ class TestWriting:
             checkpoints.save(path, model, classes=CLASSES, training={"epochs": 2})
         assert path.read_bytes() == before
         assert list(path.parent.iterdir()) == [path]
-
-    def test_a_folder_that_does_not_exist_is_named(self, tmp_path):
-        with pytest.raises(FileNotFoundError, match="nowhere"):
-            checkpoints.save_tree(tmp_path / "nowhere" / "state.safetensors", {})

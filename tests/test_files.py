@@ -2,6 +2,8 @@
 
 import os
 import resource
+import subprocess
+import sys
 from collections.abc import Iterator
 from errno import ENOSPC
 from pathlib import Path
@@ -20,6 +22,13 @@ def full_disk() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
+@pytest.fixture
+def gone() -> int:
+    """The number of a process that has ended."""
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        return process.pid
+
+
 def write_half(path, error):
     with replacing(path) as unfinished:
         unfinished.write_text("half of the n")
@@ -28,6 +37,14 @@ def write_half(path, error):
 
 def no_room(*paths):
     raise OSError(ENOSPC, os.strerror(ENOSPC), str(paths[0]))
+
+
+def no_room_somewhere(*arguments):
+    raise OSError(ENOSPC, os.strerror(ENOSPC))
+
+
+def link_to_a_device(path):
+    path.symlink_to(os.devnull)
 
 
 def test_the_file_appears_only_when_the_block_is_done(tmp_path):
@@ -69,6 +86,66 @@ def test_no_room_for_the_rename_leaves_the_old_file_and_nothing_else(tmp_path, m
         write_text(tmp_path / "file", "new")
     assert (tmp_path / "file").read_text() == "old"
     assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("place", ["fsync", "replace"])
+def test_an_error_that_names_no_file_gets_the_name(tmp_path, monkeypatch, place):
+    monkeypatch.setattr(os, place, no_room_somewhere)
+    with pytest.raises(OSError, match=f"No space left on device: '{tmp_path / 'file'}'"):
+        write_text(tmp_path / "file", "new")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_whole_content_is_on_the_disk_before_the_rename(tmp_path, monkeypatch):
+    steps = []
+    monkeypatch.setattr(os, "fsync", lambda file: steps.append(os.fstat(file).st_size))
+    monkeypatch.setattr(os, "replace", lambda *paths: steps.append("rename"))
+    write_text(tmp_path / "file", "12345")
+    assert steps == [5, "rename"]
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, link_to_a_device])
+def test_what_is_no_regular_file_is_refused_and_stays(tmp_path, make):
+    path = tmp_path / "file"
+    make(path)
+    before = path.lstat()
+    with pytest.raises(ValueError, match="file: expected a regular file, or nothing yet"):
+        write_text(path, "new")
+    assert (path.lstat().st_ino, path.lstat().st_mode) == (before.st_ino, before.st_mode)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+class TestLeftovers:
+    def test_those_of_killed_writers_of_the_file_go_with_the_next_write(self, tmp_path, gone):
+        (tmp_path / f".a [1].json.{gone}.tmp").write_text("half")
+        write_text(tmp_path / "a [1].json", "new")
+        assert [path.name for path in tmp_path.iterdir()] == ["a [1].json"]
+
+    @pytest.mark.parametrize("writer", [1, os.getppid(), 10**30])
+    def test_those_of_writers_that_may_be_alive_stay(self, tmp_path, writer):
+        (tmp_path / f".file.{writer}.tmp").write_text("half")
+        write_text(tmp_path / "file", "new")
+        assert (tmp_path / f".file.{writer}.tmp").read_text() == "half"
+
+    @pytest.mark.parametrize(
+        "name",
+        [".other.{}.tmp", ".file.{}.tmp.gz", "file.{}.tmp", ".file.x{}.tmp", ".file.0{}.tmp"],
+    )
+    def test_files_of_other_names_stay(self, tmp_path, gone, name):
+        (tmp_path / name.format(gone)).write_text("else")
+        write_text(tmp_path / "file", "new")
+        assert (tmp_path / name.format(gone)).read_text() == "else"
+
+    def test_they_stay_when_the_write_fails(self, tmp_path, gone):
+        (tmp_path / f".file.{gone}.tmp").write_text("half")
+        with pytest.raises(KeyboardInterrupt):
+            write_half(tmp_path / "file", KeyboardInterrupt)
+        assert (tmp_path / f".file.{gone}.tmp").exists()
+
+    def test_one_that_cannot_be_removed_does_not_fail_the_write(self, tmp_path, gone):
+        (tmp_path / f".file.{gone}.tmp").mkdir()
+        write_text(tmp_path / "file", "new")
+        assert (tmp_path / "file").read_text() == "new"
 
 
 def test_json_comes_back_as_it_was(tmp_path):

@@ -7,9 +7,11 @@ interrupted one stopped, and ends with the same files.
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 from torch import nn
 
 from bezoar import audit, checkpoints, checks, models
@@ -70,6 +72,7 @@ def trained(
         "kind": kind,
         "data": data.name,
         "images": len(data.train),
+        "hash": _hash(data.train, data.validation),
         "method": repr(training),
         "seed": seed,
     }
@@ -222,4 +225,14 @@ def settings(plan: Plan, method: Repair | None = None, **more: Any) -> dict[str,
 def described(data: DataSet, images: ImageSet) -> dict[str, Any]:
     """The data of an experiment, for the run folder."""
     sizes = {"train": len(data.train), "validation": len(data.validation), "test": len(images)}
-    return {"name": data.name, "classes": list(data.classes), **sizes}
+    found = _hash(data.train, data.validation, images)
+    return {"name": data.name, "classes": list(data.classes), **sizes, "hash": found}
+
+
+def _hash(*splits: ImageSet) -> str:
+    """Name images by their bytes: two files of one name need not hold the same."""
+    digest = blake2b(digest_size=8)
+    for images in splits:
+        for column in (images.pixels.numpy(), images.labels.numpy(), images.index):
+            digest.update(np.ascontiguousarray(column).tobytes())
+    return digest.hexdigest()

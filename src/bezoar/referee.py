@@ -125,10 +125,9 @@ class Referee:
         one_shot = attack.steps <= 1 and attack.restarts == 1
         whole = one_shot or classifiers.neighbours_matter(aim, probe)
         self._run = perturb if whole else search
-        name = name_of(attack)
         self.stamp = Stamp(
-            metric=f"{name}@{attack.eps:g}" if metric is None else metric,
-            attack=name,
+            metric=metric_of(attack) if metric is None else metric,
+            attack=name_of(attack),
             recipe=repr(attack),
             norm=attack.norm,
             eps=attack.eps,
@@ -241,6 +240,11 @@ def measure(
     facts, x_adv = zip(*referee, strict=True)
     seconds = time.perf_counter() - start
     return Measurement(referee.stamp, Facts.joined(facts), np.concatenate(x_adv), seconds)
+
+
+def metric_of(attack: Attack) -> str:
+    """Name of what an attack measures, in tables and as a folder: ``NAME@EPS``."""
+    return f"{name_of(attack)}@{attack.eps:g}"
 
 
 def name_of(attack: Attack) -> str:

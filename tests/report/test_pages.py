@@ -3,11 +3,14 @@ import re
 import shutil
 import subprocess
 import sys
+from html import escape
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 
+from bezoar.repairs import REPAIRS
+from bezoar.report.cards import EXPLAINED
 from bezoar.report.pages import render
 
 from .conftest import write_arrays, write_json, write_measurement, write_run
@@ -66,6 +69,28 @@ def test_first_screen_answers_the_three_questions(text):
     ]
 
 
+@pytest.mark.parametrize(
+    ("name", "first"),
+    [
+        (
+            "correct",
+            "Trained on its own adversarial images with their true classes (adversarial training).",
+        ),
+        ("remove", "Training images were dropped and the network trained again."),
+        ("correct-online", "Trained against "),
+        ("<b>", "Trained against "),
+    ],
+)
+def test_a_known_repair_is_explained_below_its_name(run, name, first):
+    change(run / "repair.json", name=name, attack="pgd@0.1")
+    words = re.sub(r"\s+", " ", render(run))
+    assert f'<p class="answer">{escape(name)}</p> <p>{first}' in words
+
+
+def test_every_repair_that_can_be_asked_for_is_explained():
+    assert set(EXPLAINED) == set(REPAIRS)
+
+
 def test_first_screen_shows_the_worst_case_with_interval_count_and_paired_change(text):
     assert "Right in the worst case, eps 0.1" in text
     assert "8.89 to 53.23 %, 3 of 12 images" in text
@@ -90,6 +115,7 @@ def test_names_from_files_are_escaped(text):
 def test_a_warning_is_shown_with_its_meaning(text):
     assert "masked-gradients" in text
     assert "One step and many steps disagree" in text
+    assert "with many steps at half the radius" in text
     assert "1 warning about these numbers" in text
 
 
@@ -171,7 +197,7 @@ def test_a_transfer_that_calls_itself_white_box_is_called_out_and_left_out(run):
 
 
 def test_nothing_of_the_report_loads_torch():
-    rooms = "export, figures, findings, pages, paired, record, tables"
+    rooms = "cards, exhibits, export, figures, findings, pages, paired, record, tables"
     code = f"import sys; from bezoar.report import {rooms}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"

@@ -351,10 +351,10 @@ class TestSnapshot:
 
     @pytest.mark.parametrize("tree", [{"epoch": 1}, [1, 2], [[1]], None, 7])
     def test_what_is_no_state_is_refused(self, tmp_path, tree):
-        from bezoar import checkpoints
+        from bezoar import trees
 
         path = tmp_path / "a.safetensors"
-        checkpoints.save_tree(path, tree)
+        trees.save(path, tree)
         with pytest.raises(ValueError, match=r"a\.safetensors: expected the state of a training"):
             FileSnapshot(path).load()
 

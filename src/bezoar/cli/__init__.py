@@ -11,6 +11,8 @@ from typer.exceptions import TyperException
 
 from bezoar.cli import attack, check, demo, listing, repair, report, reproduce, train
 
+INTERRUPTED = 130
+
 app = typer.Typer(
     name="bezoar",
     help="Find how an image classifier is fooled, repair it by unlearning, prove the repair.",
@@ -39,14 +41,17 @@ def run(words: list[str]) -> int:
     try:
         code = app(words, standalone_mode=False)
     except TyperException as error:
-        return _refused(str(error.format_message()), "; see bezoar --help")
-    except (ValueError, TypeError, FloatingPointError, OSError) as error:
+        return _refused(str(error.format_message()).rstrip("."), "; see bezoar --help")
+    except OSError as error:  # the system's own errors say the file last
+        return _refused(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+    except (ValueError, TypeError, FloatingPointError) as error:
         return _refused(str(error) or type(error).__name__)
     except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED
+    if code == INTERRUPTED:  # typer makes this code of Ctrl-C, and says nothing
         print(
             "bezoar: interrupted; the same command goes on where this one stopped", file=sys.stderr
         )
-        return 130
     return code if isinstance(code, int) else 0
 
 

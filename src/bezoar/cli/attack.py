@@ -34,6 +34,7 @@ def attack(
     named = subject.subject(model, factory, weights)
     whole = subject.dataset(data, data_root, image_size, named.shape)
     tested = subject.tested(whole, images)
+    subject.fits(named, tested)
     about = {
         "title": f"{named.about['file']} on {tested.name}",
         "seed": seed,

@@ -25,6 +25,15 @@ def reproduce(
             "several times. The table is written by a run without it."
         ),
     ] = None,
+    seed: Annotated[
+        list[int] | None, typer.Option(help="Work on this seed only, as with --network.")
+    ] = None,
+    partial: Annotated[
+        bool,
+        typer.Option(
+            "--partial", help="Do nothing; write the table of what is done, and name what is not."
+        ),
+    ] = False,
     data_root: options.DataRoot = None,
     threads: options.Threads = 0,
 ) -> None:
@@ -51,12 +60,13 @@ def reproduce(
             notes,
             root=data_root,
             only=network or (),
+            seeds=seed or (),
             say=bars.say,
             on_step=bars.on_step,
         )
-        table = work()
+        table = work.table() if partial else work()
     if table is None:
-        print(f"done: {', '.join(network or ())}; the table is written without --network")
+        print("this part is done; the table is written without --network and --seed")
         return
     for path in reproduction.write(table, recipe, results, pages):
         print(path)

@@ -1,17 +1,20 @@
 """From options to objects: the model, the data and the plan that a verb works on."""
 
+import os
 import shlex
 import sys
 from dataclasses import dataclass, fields
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from bezoar import audit, checkpoints, checks, data, models, recipes
-from bezoar.classifier import weights_hash
+from bezoar.classifier import require, weights_hash
 from bezoar.data.imageset import DataSet, ImageSet
 from bezoar.experiments import Plan
+from bezoar.referee import metric_of
 from bezoar.repairs import REPAIRS, Repair
 
 
@@ -68,12 +71,42 @@ def dataset(
     size = None
     if image_size is not None:
         height, _, width = image_size.partition("x")
-        if not (height.isdigit() and width.isdigit()):
+        if not (height.isdecimal() and width.isdecimal()):
             raise ValueError(f"--image-size={image_size!r}: expected HEIGHTxWIDTH, e.g. 32x32")
         size = (int(height), int(width))
     elif shape is not None and name.startswith("folder:"):
         size = (shape[1], shape[2])
     return data.load(name, root=root, image_size=size)
+
+
+def writable(out: Path) -> None:
+    """Require a place for a model file, before hours are spent on the model.
+
+    Raises:
+        ValueError: another kind of file, or a folder that cannot be there.
+    """
+    if out.suffix != ".safetensors" or out.is_dir():
+        raise ValueError(f"--out={out}: expected a file NAME.safetensors")
+    nearest = next(folder for folder in out.absolute().parents if folder.exists())
+    if not (nearest.is_dir() and os.access(nearest, os.W_OK)):
+        raise ValueError(f"--out={out}: {nearest}: expected a folder that can be written to")
+
+
+def fits(named: Subject, images: ImageSet) -> None:
+    """Require that the model takes these images and has their classes, before anything is made.
+
+    Raises:
+        ValueError: images of another size, or another number of classes.
+    """
+    where = f"{named.about['file']} on {images.name}"
+    if named.shape is not None and named.shape != images.shape:
+        expected = f"expected {named.shape}, for which the network is built"
+        raise ValueError(f"{where}: images of shape {images.shape}: {expected}")
+    probe, _ = images.batch(slice(2))
+    try:
+        require(named.model, probe, len(images.classes))
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
 
 
 def tested(whole: DataSet, count: int) -> ImageSet:
@@ -97,6 +130,11 @@ def plan(eps: str, curve: str, attacks: list[str] | None, floor: str, seed: int)
             raise ValueError(f"--attack {found}: expected one in Linf of radius --eps {radius:g}")
     else:
         chosen = audit.evasion(radius, radii)
+    for first, second in combinations(chosen, 2):
+        metric = metric_of(first)
+        if metric == metric_of(second):
+            expected = f"expected one that tables call {metric}"
+            raise ValueError(f"--attack or --curve: {first!r} and {second!r}: {expected}")
     return Plan(eps=radius, attacks=chosen, floor=least, seed=seed)
 
 
@@ -112,11 +150,12 @@ def method(text: str, inner: str | None, eps: float, rounds: int, target: str) -
         settings.setdefault("stop", stop)
     if inner is not None and "inner" not in known:
         raise ValueError(f"--inner={inner!r}: expected with a repair that has an attack inside")
-    within = {"name": "pgd", "eps": eps, "steps": 5} if inner is None else _at(inner, eps)
+    if inner is not None and "inner" in settings:
+        raise ValueError(f"--inner={inner!r}: expected once, but --with={text!r} has it too")
     if "inner" in known:
-        settings.setdefault("inner", within)
+        settings["inner"] = _at(inner or settings.get("inner", "pgd:steps=5"), eps)
     if "attack" in known:
-        settings.setdefault("attack", {"name": "fgsm", "eps": eps})
+        settings["attack"] = _at(settings.get("attack", "fgsm"), eps)
     made: Repair = recipes.method(Repair, settings, "--with")
     return made
 

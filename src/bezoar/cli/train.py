@@ -38,6 +38,7 @@ def train(
 
     subject.threads(threads)
     training = Training(epochs=epochs, batch=batch, lr=lr, schedule=schedule, patience=patience)
+    subject.writable(out)
     whole = subject.dataset(data, data_root, image_size)
     with screen.screen() as bars:
         log = experiments.trained(out, kind, whole, training, seed=seed, on_step=bars.on_step)

@@ -66,6 +66,7 @@ def fetch(root: Path, key: str) -> Path:
         return path
     import pooch
 
+    pooch.get_logger().setLevel("WARNING")  # an error is one line on stderr
     remote = REMOTES[key]
     made = [folder for folder in path.parents if not folder.exists()]
     try:

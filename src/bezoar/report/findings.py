@@ -21,9 +21,12 @@ MEANINGS = {
         "confidently wrong, and its loss is far larger."
     ),
     "masked-gradients": (
-        "One step and many steps disagree by more than an honest gradient explains: the loss "
-        "around an image is not what its gradient says. Believe the lowest number. A repair that "
-        "only looks good under a one-step attack has not made the model well."
+        "One step and many steps disagree by more than an ordinary loss explains: one step fools "
+        "more images than many, or it leaves over 20 points more than many do and no measurement "
+        "with many steps at half the radius shows that the one long step merely overshot. The "
+        "loss around an image is not what its gradient says, typically after training against "
+        "one-step attacks. Believe the lowest number, attack with more steps and restarts, and "
+        "repair with a many-step attack inside."
     ),
     "not-falling-with-eps": (
         "A larger ball holds the smaller one, so accuracy cannot rise with eps. It did: the attack "

@@ -1,7 +1,5 @@
 """One page from a run folder: is the model sick, what was done, is it well now."""
 
-import base64
-import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,16 +9,14 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
-from PIL import Image
 
 from bezoar.report import figures, findings, tables
-from bezoar.report.figures import Curve, Pixels
-from bezoar.report.findings import Headline, Suspicion
-from bezoar.report.paired import Paired
+from bezoar.report.cards import cards
+from bezoar.report.exhibits import exhibits
+from bezoar.report.figures import Curve
+from bezoar.report.findings import Headline
 from bezoar.report.record import CASES, Record, finite, read
 from bezoar.report.tables import Cell, Table
-
-GALLERY = 12  # images shown
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
@@ -56,25 +52,6 @@ PAPER: Mapping[str, Published] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Card:
-    """One of the three questions of the first screen and its answer.
-
-    Attributes:
-        tone: ``bad``, ``good`` or ``open``; the answer says the same in words.
-        gauges: a label and the rate that it stands for.
-        lines: short statements.
-        warnings: how many suspicions there are about the numbers in the card.
-    """
-
-    question: str
-    answer: str
-    tone: str
-    gauges: tuple[tuple[str, Cell], ...] = ()
-    lines: tuple[str, ...] = ()
-    warnings: int = 0
-
-
-@dataclass(frozen=True, kw_only=True)
 class Line:
     """A metric in the table of before and after: a cell and a loss for each case."""
 
@@ -89,30 +66,6 @@ class Line:
         """Images behind the cells; both counts where they differ."""
         counts = dict.fromkeys(cell.n for cell, _ in self.cells if cell and cell.n is not None)
         return " / ".join(f"{count:,}" for count in counts)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Shot:
-    """An image under attack, for one case: the change, the result and what the model said."""
-
-    case: str
-    change: str
-    factor: float
-    adversarial: str
-    clean_said: str
-    clean_right: bool
-    said: str
-    right: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class Exhibit:
-    """A gallery entry: a clean image, its class, and the attacks on it."""
-
-    index: int
-    label: str
-    clean: str
-    shots: tuple[Shot, ...]
 
 
 def render(run: Path) -> str:
@@ -136,7 +89,7 @@ def render(run: Path) -> str:
     page = {
         "title": str(record.about.get("title") or "Report"),
         "record": record,
-        "cards": _cards(record, table, found, suspicions),
+        "cards": cards(record, table, found, suspicions),
         "headline": found,
         "cases": cases,
         "called": called,
@@ -145,7 +98,7 @@ def render(run: Path) -> str:
         "suspicions": suspicions,
         "checked": isinstance(record.results.get("warnings"), list),
         "progress": _progress(record),
-        "exhibits": _exhibits(record, found),
+        "exhibits": exhibits(record, found),
         "gallery_attack": findings.strongest(record, found) if found else None,
         "cost": _cost(record),
         "published": PAPER.get(str(record.section("settings").get("paper"))),
@@ -169,104 +122,6 @@ def _environment() -> Environment:
     environment.filters["shown"] = tables.shown
     environment.filters["amount"] = lambda value: tables.shown(value, "images")
     return environment
-
-
-def _cards(
-    record: Record, table: Table, found: Headline | None, suspicions: Sequence[Suspicion]
-) -> list[Card]:
-    repaired = record.repair is not None
-    cards = [
-        _state(record, table, found, suspicions, "before", "Is the model sick?", "sick"),
-        _treatment(record) if repaired else _no_treatment("after" in table.cases),
-    ]
-    if "after" in table.cases:
-        question = "Is it well now?"
-        return [*cards, _state(record, table, found, suspicions, "after", question, "well")]
-    line = "It was not measured again." if repaired else "Nothing was changed, so nothing is new."
-    return [*cards, Card(question="Is it well now?", answer="Open", tone="open", lines=(line,))]
-
-
-def _state(
-    record: Record,
-    table: Table,
-    found: Headline | None,
-    suspicions: Sequence[Suspicion],
-    case: str,
-    question: str,
-    verdict: str,
-) -> Card:
-    gauges = []
-    if clean := table.cell(case, "clean"):
-        gauges.append(("Right on clean images", clean))
-    counted = getattr(found, case) if found else None
-    lines = []
-    if found and counted:
-        several = len(found.metrics) > 1
-        under = (
-            f"Right in the worst case, eps {found.eps:.4g}"
-            if several
-            else f"Right under {found.name}"
-        )
-        gauges.append((under, Cell.of(counted, found.name)))
-        if several:
-            names = " and ".join(found.metrics)
-            lines.append(f"The worst case of {names}, image by image.")
-        if case == "after" and found.change:
-            lines.append(_paired(found.change))
-    else:
-        lines.append("No white-box attack on it is kept in this folder.")
-    judged = record.results.get("verdict")
-    judged = judged.get(verdict) if isinstance(judged, dict) else None
-    outcome = str(judged.get("outcome", "")) if isinstance(judged, dict) else ""
-    if isinstance(judged, dict) and outcome in _ANSWERS:
-        lines.insert(0, f"Requirement {outcome}: {judged.get('text', '')}")
-    answer, tone = _ANSWERS.get(outcome, ("Read the numbers", "open"))
-    if verdict == "sick":
-        answer = {"Yes": "No", "No": "Yes"}.get(answer, answer)
-    return Card(
-        question=question,
-        answer=answer,
-        tone=tone,
-        gauges=tuple(gauges),
-        lines=tuple(lines),
-        warnings=sum(suspicion.case == case for suspicion in suspicions),
-    )
-
-
-# A requirement of health, as an answer to "is it well?"; "is it sick?" has the opposite one.
-_ANSWERS = {"met": ("Yes", "good"), "not met": ("No", "bad"), "undecided": ("Undecided", "open")}
-
-
-def _treatment(record: Record) -> Card:
-    repair = record.repair or {}
-    rounds = repair["rows"]
-    lines = [f"Trained against {repair['attack']}."] if repair.get("attack") else []
-    count = sum(row["round"] > 0 for row in rounds)
-    lines.append(f"{count} {'round' if count == 1 else 'rounds'}.")
-    for name in ("added", "removed"):
-        if total := sum(row.get(name, 0) for row in rounds):
-            lines.append(f"{tables.shown(total, name)} images {name}.")
-    cost = repair.get("cost", {})
-    if {"forward", "backward"} <= set(cost):
-        passes = tables.shown(cost["forward"] + cost["backward"], "passes")
-        seconds = f" in {tables.shown(cost['seconds'], 'seconds')} s" if "seconds" in cost else ""
-        lines.append(f"It cost {passes} passes{seconds}.")
-    answer = str(repair.get("name") or "A repair")
-    return Card(question="What was done?", answer=answer, tone="open", lines=tuple(lines))
-
-
-def _no_treatment(again: bool) -> Card:
-    line = "The model was attacked, and left as it is."
-    if again:
-        line = "Two models were measured; how the second came about is not recorded here."
-    return Card(question="What was done?", answer="No repair", tone="open", lines=(line,))
-
-
-def _paired(change: Paired) -> str:
-    low, high = change.interval
-    span = f"[{100 * low:+.1f}, {100 * high:+.1f}]"
-    counts = f"{change.healed:,} images healed, {change.harmed:,} harmed"
-    return f"{100 * change.change:+.1f} points {span}: {counts}."
 
 
 def _lines(
@@ -382,53 +237,6 @@ def _logged(value: float, name: str) -> str:
     if share:
         return tables.shown(value, "clean")
     return tables.shown(value, "loss" if "loss" in name else "images")
-
-
-def _exhibits(record: Record, found: Headline | None) -> list[Exhibit]:
-    if not found or not record.clean:
-        return []
-    metric = findings.strongest(record, found)
-    measured = [record.of(case)[metric] for case in CASES if metric in record.of(case)]
-    exhibits = []
-    for index in findings.fooled(measured[0], GALLERY):
-        x = record.clean.image(index)
-        if x is None:
-            continue
-        shots = []
-        label = -1
-        for one in measured:
-            x_adv = one.adversarial(index)
-            if x_adv is None:
-                continue
-            if x_adv.shape != x.shape:
-                expected = f"expected {x.shape}, the shape of the clean image"
-                raise ValueError(f"{one.case}/{metric}: x_adv of shape {x_adv.shape}: {expected}")
-            row = int((one.facts.index == index).nonzero()[0][0])
-            label = int(one.facts.label[row])
-            said, clean_said = int(one.facts.adversarial[row]), int(one.facts.clean[row])
-            change, factor = figures.perturbation(x, x_adv)
-            shots.append(
-                Shot(
-                    case=one.case,
-                    change=_png(change),
-                    factor=factor,
-                    adversarial=_png(x_adv),
-                    clean_said=record.class_name(clean_said),
-                    clean_right=clean_said == label,
-                    said=record.class_name(said),
-                    right=said == label,
-                )
-            )
-        name = record.class_name(label)
-        exhibits.append(Exhibit(index=index, label=name, clean=_png(x), shots=tuple(shots)))
-    return exhibits
-
-
-def _png(image: Pixels) -> str:
-    """The image as a data URI."""
-    file = io.BytesIO()
-    Image.fromarray(figures.picture(image)).save(file, "PNG", optimize=True)
-    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 def _cost(record: Record) -> list[tuple[str, str]]:

@@ -28,6 +28,8 @@ def page(results: Mapping[str, Any], name: str) -> str:
         f"`{results['command']}` at revision {results['revision']}, on {results['machine']}.\n"
     )
     parts = [head]
+    if missing := results.get("missing"):
+        parts.append(f"Not measured yet: {'; '.join(missing)}.\n")
     metrics = list(dict.fromkeys(row["metric"] for row in rows))
     for title, starts in SECTIONS:
         chosen = [metric for metric in metrics if metric.startswith(starts)]

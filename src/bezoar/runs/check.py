@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from bezoar.classifier import predict, weights_hash
+from bezoar.files import read_json
 from bezoar.geometry import DISTANCES
 from bezoar.referee import Measurement
+from bezoar.report.tables import validate
 from bezoar.results import Rate
 from bezoar.runs.folder import read_arrays, read_measurement
 
@@ -21,10 +23,15 @@ SLACK = 1e-5
 
 @dataclass(frozen=True)
 class Line:
-    """What was found of one measurement, and whether it is what was recorded."""
+    """What was found of one measurement, and whether it is what was recorded.
 
+    ``compared`` is false where the record is of other weights, so that nothing could differ.
+    """
+
+    measurement: str
     text: str
     agrees: bool
+    compared: bool = True
 
 
 def models(run: Path) -> list[Path]:
@@ -45,8 +52,9 @@ def models(run: Path) -> list[Path]:
 def check(run: Path, classifier: nn.Module) -> Iterator[Line]:
     """Predict every kept adversarial image again with a classifier.
 
-    Measurements that were scored on these very weights are compared image by image: predictions,
-    distances, the ball, the box. Others are scored too, and called transfer.
+    Measurements that were scored on these very weights are compared image by image: labels,
+    predictions, distances, the ball, the box; and the rate that ``results.json`` states. Others
+    are scored too, and called transfer.
 
     Args:
         run: the run folder.
@@ -63,6 +71,7 @@ def check(run: Path, classifier: nn.Module) -> Iterator[Line]:
         raise FileNotFoundError(f"{run / 'measurements'}: expected measurements, found none")
     pixels = torch.from_numpy(np.asarray(clean["pixels"]))
     x = pixels.float().div(255) if pixels.dtype == torch.uint8 else pixels
+    stated = _stated(run / "results.json")
     position = {int(index): row for row, index in enumerate(clean["index"].tolist())}
     for folder in folders:
         kept = read_measurement(folder)
@@ -72,13 +81,30 @@ def check(run: Path, classifier: nn.Module) -> Iterator[Line]:
                 f"{folder}: image {missing[0]} is not in {run}/images/test.safetensors"
             )
         rows = [position[index] for index in kept.facts.index.tolist()]
-        yield _line(folder.parent.name, kept, classifier, x[rows], models_hash)
+        y = torch.from_numpy(np.asarray(clean["label"]))[rows]
+        case = folder.parent.name
+        rate = stated.get((case, kept.stamp.metric))
+        yield _line(case, kept, classifier, x[rows], y, models_hash, rate)
 
 
-def _line(case: str, kept: Measurement, classifier: nn.Module, x: Tensor, found: str) -> Line:
+def _stated(path: Path) -> dict[tuple[str, str], float]:
+    """The values of a results file by case and metric; none while there is no such file."""
+    if not path.exists():
+        return {}
+    return {(row["case"], row["metric"]): row["value"] for row in validate(read_json(path))}
+
+
+def _line(
+    case: str,
+    kept: Measurement,
+    classifier: nn.Module,
+    x: Tensor,
+    label: Tensor,
+    found: str,
+    stated: float | None,
+) -> Line:
     x_adv = torch.from_numpy(kept.x_adv)
     facts, stamp = kept.facts, kept.stamp
-    label = torch.from_numpy(facts.label)
     low, high = (float(value) for value in x_adv.aminmax())
     logits, clean = predict(classifier, x_adv), predict(classifier, x)
     rounded = predict(classifier, x_adv.mul(255).round().div(255)).argmax(dim=1)
@@ -88,7 +114,8 @@ def _line(case: str, kept: Measurement, classifier: nn.Module, x: Tensor, found:
     name = f"{stamp.metric}, {case}"
     if stamp.scored_on != found:
         text = f"{name}: transfer: robust accuracy {standing} on images scored on other weights"
-        return Line(f"{text} ({stamp.scored_on}, these are {found})", agrees=True)
+        text = f"{text} ({stamp.scored_on}, these are {found})"
+        return Line(name, text, agrees=True, compared=False)
     wrong = _differing(logits, facts.adversarial) + _differing(clean, facts.clean)
     distance = DISTANCES[stamp.norm](x_adv, x).numpy()
     outside = int((distance > stamp.eps + SLACK).sum())
@@ -96,6 +123,7 @@ def _line(case: str, kept: Measurement, classifier: nn.Module, x: Tensor, found:
     faults = [
         f"{count} {what}"
         for count, what in (
+            (int((label.numpy() != facts.label).sum()), "labels differ"),
             (wrong, "predictions differ"),
             (outside, f"images lie outside the ball of radius {stamp.eps:g}"),
             (moved, "distances differ"),
@@ -103,8 +131,11 @@ def _line(case: str, kept: Measurement, classifier: nn.Module, x: Tensor, found:
         )
         if count
     ]
+    recorded = facts.robust_accuracy.value
+    if stated is not None and abs(stated - recorded) > SLACK:
+        faults.append(f"results.json says {stated:.1%}, its evidence {recorded:.1%}")
     text = f"{name}: {stamp.access}: robust accuracy {standing}, at 8 bits {coarse.value:.1%}"
-    return Line("; ".join([text, *faults]), agrees=not faults)
+    return Line(name, "; ".join([text, *faults]), agrees=not faults)
 
 
 def _differing(logits: Tensor, recorded: np.ndarray[tuple[int, ...], np.dtype[np.int64]]) -> int:

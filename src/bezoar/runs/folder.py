@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as safetensors_bytes
 
-from bezoar import checkpoints, checks
+from bezoar import checks, trees
 from bezoar.data.imageset import ImageSet
 from bezoar.files import read_json, replacing, write_json
 from bezoar.fit import Tree
@@ -130,7 +130,7 @@ class FileSnapshot:
     def load(self) -> Tree | None:
         if not self._path.exists():
             return None
-        tree = checkpoints.load_tree(self._path)
+        tree = trees.load(self._path)
         if not isinstance(tree, dict) or set(tree) != {"about", "state"}:
             raise ValueError(f"{self._path}: expected the state of a training; remove it")
         if tree["about"] != self._about:
@@ -142,7 +142,7 @@ class FileSnapshot:
 
     def save(self, state: Tree) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        checkpoints.save_tree(self._path, {"about": self._about, "state": state})
+        trees.save(self._path, {"about": self._about, "state": state})
 
     def clear(self) -> None:
         """The training is over and its result is kept elsewhere."""

@@ -1,0 +1,306 @@
+"""The whole path in one folder: train, attack, check, report, repair."""
+
+import json
+import resource
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch import nn
+
+from bezoar import cli
+from bezoar.report.tables import validate
+from bezoar.runs.folder import read_arrays, write_arrays
+
+FEW = ("--images", "20", "--attack", "fgsm", "--attack", "pgd:steps=3")
+ATTACK = ("attack", "base.safetensors", *FEW, "--out", "run")
+REPAIR = ("repair", "base.safetensors", *FEW, "--rounds", "1", "--inner", "fgsm", "--out", "run")
+
+
+def results(run):
+    return json.loads((run / "results.json").read_text())
+
+
+def values(run):
+    return {(row["case"], row["metric"]): row["value"] for row in results(run)["rows"]}
+
+
+def contents(folder):
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def adversarial(run, metric):
+    return read_arrays(run / "measurements" / "before" / metric / "000000.safetensors")["x_adv"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, trained):
+    """A finished repair, and the model that came in beside it; not to be changed."""
+    folder = tmp_path_factory.mktemp("finished")
+    shutil.copy(trained, folder / "base.safetensors")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert cli.run([*REPAIR]) == 1
+    return folder
+
+
+@pytest.fixture
+def repaired(finished, work):
+    """A copy of it in the current folder."""
+    shutil.copytree(finished, work, dirs_exist_ok=True)
+    return work / "run"
+
+
+def test_training_says_how_good_the_model_is_and_is_done_once(work, capsys):
+    words = ["train", "lenet-fig4", "--epochs", "1", "--out", "models/new.safetensors"]
+    assert cli.run(words) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("lenet-fig4 on digits: validation accuracy 0.")
+    assert said.endswith("after 1 epochs\nmodel: models/new.safetensors\n")
+    made = contents(work / "models")
+    assert list(made) == ["new.safetensors"]
+    assert cli.run(words) == 0
+    assert capsys.readouterr().out == said
+    assert contents(work / "models") == made
+
+
+def test_an_attack_leaves_results_a_report_and_the_evidence(work, capsys):
+    assert cli.run([*ATTACK]) == 1
+    said = capsys.readouterr()
+    assert said.err == ""
+    assert "before: worst-case robust accuracy at eps 0.1 at least 90.0%: " in said.out
+    assert said.out.endswith(": not met\nreport: run/report.html\n")
+    found = values(work / "run")
+    assert found["before", "robust@0.1"] <= found["before", "pgd3@0.1"]
+    assert found["before", "robust@0.1"] <= found["before", "fgsm@0.1"]
+    assert found["before", "fgsm@0.1"] <= found["before", "clean"]
+    assert len(validate(results(work / "run"))) == 8
+    assert {name for name in contents(work / "run") if name.startswith(("report", "tables"))} == {
+        "report.html",
+        "tables/results.csv",
+        "tables/results.tex",
+    }
+    assert np.abs(adversarial(work / "run", "fgsm@0.1")).max() <= 1
+
+
+@pytest.mark.usefixtures("work")
+def test_a_floor_that_is_met_is_exit_code_0():
+    assert cli.run([*ATTACK, "--floor", "0"]) == 0
+
+
+def test_without_out_the_same_settings_have_the_same_folder(work):
+    cli.run([*ATTACK[:-2]])
+    cli.run([*ATTACK[:-2]])
+    cli.run([*ATTACK[:-2], "--seed", "1"])
+    assert len(list((work / "runs").iterdir())) == 2
+
+
+def test_eps_may_be_a_fraction(work):
+    cli.run([*ATTACK, "--eps", "8/255"])
+    assert ("before", "fgsm@0.0313725") in values(work / "run")
+
+
+def test_eps_0_is_clean(work):
+    cli.run([*ATTACK, "--eps", "0"])
+    found = values(work / "run")
+    assert found["before", "fgsm@0"] == found["before", "pgd3@0"] == found["before", "clean"]
+
+
+def test_eps_2_is_eps_1(work):
+    cli.run([*ATTACK, "--eps", "1"])
+    cli.run([*ATTACK[:-1], "two", "--eps", "2"])
+    for_one, for_two = values(work / "run"), values(work / "two")
+    assert for_two["before", "fgsm@2"] == for_one["before", "fgsm@1"]
+    assert for_two["before", "loss:fgsm@2"] == for_one["before", "loss:fgsm@1"]
+    assert np.array_equal(adversarial(work / "two", "fgsm@2"), adversarial(work / "run", "fgsm@1"))
+
+
+def test_a_repair_compares_before_and_after(repaired):
+    found = values(repaired)
+    assert found["after", "robust@0.1"] > found["before", "robust@0.1"]
+    assert set(results(repaired)["verdict"]) == {"sick", "well"}
+    assert ("after", "transfer:fgsm@0.1") in found
+    assert ("after", "passes") in found
+    assert {"before.safetensors", "after.safetensors", "repair.json"} <= set(contents(repaired))
+
+
+@pytest.mark.usefixtures("work")
+def test_the_same_repair_again_changes_nothing(repaired, capsys):
+    before = contents(repaired)
+    assert cli.run([*REPAIR]) == 1
+    assert contents(repaired) == before
+    assert capsys.readouterr().out.endswith("report: run/report.html\n")
+
+
+@pytest.mark.usefixtures("work")
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["--with", "remove:k=20,epochs=1", "--attack", "fgsm"],
+        ["--with", "remove:k=0.1,rank=random,retrain=continue,epochs=1", "--attack", "fgsm"],
+        ["--with", "correct:twins=round,select=misclassified,lam=1/2", "--attack", "fgsm"],
+        ["--with", "correct:inner=fgsm-rs", "--attack", "fgsm", "--target", "2"],
+    ],
+    ids=lambda words: words[1],
+)
+def test_repairs_of_other_kinds(work, settings):
+    words = ["repair", "base.safetensors", "--images", "10", "--rounds", "1", "--out", "run"]
+    assert cli.run([*words, *settings]) in (0, 1)
+    assert ("after", "robust@0.1") in values(work / "run")
+
+
+@pytest.mark.parametrize(
+    ("settings", "inside"),
+    [
+        (["--with", "correct:inner=fgsm"], "inner=FGSM(eps=0.2)"),
+        (["--inner", "pgd:steps=2"], "inner=PGD(eps=0.2, steps=2"),
+        (["--inner", "pgd:steps=2,eps=0.3"], "inner=PGD(eps=0.3, steps=2"),
+        ([], "inner=PGD(eps=0.2, steps=5"),
+        ([], "judge=PGD(eps=0.2, steps=10"),
+        (["--with", "remove:attack=fgsm-rs"], "attack=FGSMRandomStart(eps=0.2"),
+        (["--with", "remove"], "attack=FGSM(eps=0.2)"),
+    ],
+)
+def test_attacks_inside_a_repair_have_the_radius_of_the_repair(settings, inside):
+    from bezoar.cli import subject
+
+    asked = dict(zip(settings[::2], settings[1::2], strict=True))
+    method = subject.method(asked.get("--with", "correct"), asked.get("--inner"), 0.2, 3, "0.9")
+    assert inside in repr(method)
+
+
+class TestCheck:
+    def test_everything_is_found_again(self, repaired, capsys):
+        before = contents(repaired)
+        assert cli.run(["check", "run"]) == 0
+        said = capsys.readouterr().out
+        assert "before.safetensors: fgsm@0.1, before: white-box: robust accuracy " in said
+        assert "after.safetensors: pgd3@0.1, after: white-box: robust accuracy " in said
+        assert said.endswith("found again\n")
+        assert contents(repaired) == before
+
+    @pytest.mark.parametrize("model", ["base.safetensors", "run/before.safetensors"])
+    def test_with_the_model_that_was_attacked(self, repaired, model, capsys):
+        assert cli.run(["check", "run", "--model", model]) == 0
+        assert f"{model}: fgsm@0.1, before: white-box: " in capsys.readouterr().out
+
+    def test_another_model_is_called_transfer_and_proves_nothing(self, repaired, capsys):
+        cli.run(["train", "lenet-fig4", "--epochs", "1", "--seed", "9", "--out", "o.safetensors"])
+        capsys.readouterr()
+        assert cli.run(["check", "run", "--model", "o.safetensors"]) == 1
+        *lines, last = capsys.readouterr().out.splitlines()
+        assert [line for line in lines if ": transfer: robust accuracy " not in line] == []
+        assert last.startswith("not compared, for they were scored on other weights: fgsm@0.1, ")
+
+    def test_one_changed_value_is_found(self, repaired, capsys):
+        path = repaired / "measurements" / "after" / "pgd3@0.1" / "000000.safetensors"
+        arrays = read_arrays(path)
+        arrays["x_adv"][4] = 0.5
+        write_arrays(path, arrays)
+        assert cli.run(["check", "run"]) == 1
+        said = capsys.readouterr().out
+        assert "pgd3@0.1, after: white-box" in said
+        assert "1 distances differ" in said
+        assert "1 images lie outside the ball of radius 0.1" in said
+        assert said.endswith("the record does not hold\n")
+
+    def test_weights_that_no_model_here_has_are_said(self, repaired, capsys):
+        stamp = repaired / "measurements" / "after" / "fgsm@0.1" / "stamp.json"
+        record = json.loads(stamp.read_text())
+        stamp.write_text(json.dumps({**record, "scored_on": "0" * 16}))
+        assert cli.run(["check", "run"]) == 1
+        assert capsys.readouterr().out.endswith("other weights: fgsm@0.1, after\n")
+
+
+def test_the_report_can_be_written_again(repaired, capsys):
+    before = contents(repaired)
+    (repaired / "report.html").unlink()
+    assert cli.run(["report", "run", "--format", "html", "--format", "md"]) == 0
+    assert capsys.readouterr().out == "run/report.html\nrun/tables/results.md\n"
+    after = contents(repaired)
+    assert after.pop("tables/results.md").startswith(b"| case |")
+    assert after == before
+
+
+class TestNetworkOfOnesOwn:
+    WORDS = ("--model", "mynet:make", "--weights")
+
+    @pytest.fixture
+    def weights(self, work, mynet):
+        state = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).state_dict()
+        torch.save(state, work / "w.pt")
+        save_file(state, work / "w.safetensors")
+
+    @pytest.mark.usefixtures("weights")
+    @pytest.mark.parametrize("name", ["w.pt", "w.safetensors"])
+    def test_is_attacked_and_checked(self, work, name):
+        assert cli.run(["attack", *self.WORDS, name, *FEW, "--out", "run"]) == 1
+        assert cli.run(["check", "run", *self.WORDS, name]) == 0
+
+    @pytest.mark.usefixtures("weights")
+    def test_is_repaired_and_taken_up(self, work):
+        words = ["repair", *self.WORDS, "w.pt", *REPAIR[2:]]
+        assert cli.run(words) == 1
+        before = contents(work / "run")
+        assert cli.run(words) == 1
+        assert contents(work / "run") == before
+        assert cli.run(["check", "run", *self.WORDS, "run/after.safetensors"]) == 0
+
+
+def test_images_of_a_folder_get_the_size_of_the_model(work):
+    for name in ("cat", "dog"):
+        (work / "pets" / name).mkdir(parents=True)
+        for k in range(6):
+            pixels = np.full((9 + k, 12), 20 * k + (100 if name == "cat" else 0), np.uint8)
+            Image.fromarray(pixels).save(work / "pets" / name / f"{k}.png")
+    words = ["--data", "folder:pets"]
+    trained = ["train", "lenet-fig4", "--epochs", "1", "--out", "pets.safetensors"]
+    assert cli.run([*trained, *words, "--image-size", "10x12"]) == 0
+    assert cli.run(["attack", "pets.safetensors", *words, *FEW, "--out", "run"]) in (0, 1)
+    assert adversarial(work / "run", "fgsm@0.1").shape == (2, 1, 10, 12)
+
+
+class TestFullDisk:
+    @pytest.fixture
+    def full(self):
+        """Let no file grow beyond 4 kB: the writes themselves fail, as on a disk without room."""
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+        def switch(on: bool) -> None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (4096 if on else soft, hard))
+
+        yield switch
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    @pytest.mark.usefixtures("work")
+    @pytest.mark.parametrize(
+        ("words", "code", "named"),
+        [
+            (("train", "lenet-fig4", "--epochs", "1", "--out", "n.safetensors"), 0, "n.training"),
+            (ATTACK, 1, "run/"),
+            (REPAIR, 1, "run/"),
+        ],
+        ids=["train", "attack", "repair"],
+    )
+    def test_is_said_in_one_line_and_the_same_command_works_afterwards(
+        self, work, full, words, code, named, capsys
+    ):
+        full(True)
+        assert cli.run([*words]) == 2
+        full(False)
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1
+        assert said.startswith(f"bezoar: {named}")
+        assert list(work.rglob("*.tmp")) == []
+        assert cli.run([*words]) == code
+
+    def test_leaves_an_older_report_as_it_was(self, repaired, full, capsys):
+        before = contents(repaired)
+        full(True)
+        assert cli.run(["report", "run"]) == 2
+        full(False)
+        assert capsys.readouterr().err.startswith("bezoar: run/report.html: ")
+        assert contents(repaired) == before

@@ -1,0 +1,151 @@
+"""Three images, attacked on paper: the tables below are counted by hand."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from bezoar import audit
+from bezoar.attacks import FGSM, PGD, UniformNoise
+from bezoar.data.imageset import ImageSet
+from bezoar.referee import Measurement, Stamp
+from bezoar.report import tables
+from bezoar.results import Facts, Rate
+from bezoar.sanity import Warning
+from bezoar.verdicts import at_least
+
+NOTES = {"command": "bezoar", "version": "0", "revision": "abc", "machine": "2 cores"}
+
+
+def measured(metric, robust, index=None, *, norm="linf", eps=0.1, aim="w", wrong=()):
+    """A measurement of images of class 0: ``robust`` says which stand, ``wrong`` which never did."""
+    count = len(robust)
+    zeros = np.zeros(count, np.int64)
+    adversarial = 1 - np.array(robust, np.int64)
+    clean = zeros.copy()
+    clean[list(wrong)] = 1
+    facts = Facts(
+        index=np.arange(count) if index is None else np.array(index),
+        label=zeros,
+        clean=clean,
+        adversarial=adversarial,
+        clean_loss=np.full(count, 0.5, np.float32),
+        loss=np.arange(count, dtype=np.float32),
+        distance=np.full(count, eps, np.float32),
+        first_success=-adversarial,
+        forward=np.full(count, 2),
+        backward=np.full(count, 1),
+        zero_gradient=zeros.astype(bool),
+    )
+    stamp = Stamp(
+        metric=metric,
+        attack=metric.partition("@")[0],
+        recipe="",
+        norm=norm,
+        eps=eps,
+        steps=1,
+        data="three/test",
+        seed=7,
+        made_on=aim,
+        scored_on="w",
+    )
+    return Measurement(stamp, facts, np.zeros((count, 1, 2, 2), np.float32))
+
+
+class TestWorstCase:
+    def test_an_image_stands_only_if_it_stands_under_every_attack(self):
+        both = [measured("a@0.1", [1, 1, 0, 0]), measured("b@0.1", [1, 0, 1, 0])]
+        assert audit.worst_case(both, 0.1) == Rate(1, 4)
+
+    def test_only_images_that_all_attacked_count(self):
+        few = measured("b@0.1", [1, 0], index=[1, 3])
+        assert audit.worst_case([measured("a@0.1", [0, 1, 1, 1]), few], 0.1) == Rate(1, 2)
+        assert audit.worst_case([few, measured("a@0.1", [0, 1, 1, 1])], 0.1) == Rate(1, 2)
+
+    def test_an_image_that_was_wrong_before_does_not_stand(self):
+        assert audit.worst_case([measured("a@0.1", [1, 1], wrong=[0])], 0.1) == Rate(1, 2)
+
+    def test_other_radii_other_norms_and_transfer_do_not_count(self):
+        others = [
+            measured("a@0.2", [0, 0], eps=0.2),
+            measured("b@0.1", [0, 0], norm="l2"),
+            measured("c@0.1", [0, 0], aim="other"),
+        ]
+        assert audit.worst_case([measured("d@0.1", [1, 1]), *others], 0.1) == Rate(2, 2)
+        with pytest.raises(ValueError, match=r"eps=0.1: expected at least one Linf attack"):
+            audit.worst_case(others, 0.1)
+
+
+class TestRows:
+    def test_one_row_a_metric_counted_and_with_its_interval(self):
+        rows = audit.rows("before", [measured("a@0.1", [1, 1, 0, 0])], eps=0.1)
+        assert [(row["metric"], row["value"]) for row in rows] == [
+            ("clean", 1.0),
+            ("robust@0.1", 0.5),
+            ("a@0.1", 0.5),
+            ("loss", 0.5),
+            ("loss:a@0.1", 1.5),
+            ("passes:measuring", 12.0),
+        ]
+        assert {row["case"] for row in rows} == {"before"}
+        assert {row["seed"] for row in rows} == {7}
+        low, high = Rate(2, 4).interval
+        assert (rows[1]["low"], rows[1]["high"], rows[1]["n"]) == (low, high, 4)
+
+    def test_clean_accuracy_is_of_the_measurement_with_most_images(self):
+        few = measured("b@0.1", [1], wrong=[0])
+        rows = audit.rows("x", [few, measured("a@0.1", [1, 1, 1, 1], wrong=[0])])
+        assert rows[0] == audit.rate_row("x", 7, "clean", Rate(3, 4))
+
+    def test_they_make_a_valid_results_file(self):
+        both = [measured("a@0.1", [1, 0]), measured("b@0.1", [1, 0])]
+        verdict = {"sick": audit.healthy(both, 0.1)}
+        warning = Warning("masked-gradients", "FGSM")
+        table = audit.rows("before", both, eps=0.1)
+        results = audit.results(NOTES, table, {"before": [warning], "after": []}, verdict)
+        assert tables.validate(results) == table
+        assert results["warnings"] == [{"case": "before", **warning.as_dict()}]
+        assert results["verdict"]["sick"]["outcome"] == "undecided"
+        assert "verdict" not in audit.results(NOTES, table, {})
+
+
+@pytest.mark.parametrize(
+    ("robust", "floor", "outcome"),
+    [([1] * 60, 0.9, "met"), ([0] * 4, 0.9, "not met"), ([1] * 4, 0.9, "undecided")],
+)
+def test_healthy_is_decided_by_the_interval_not_by_the_value(robust, floor, outcome):
+    verdict = audit.healthy([measured("a@0.1", robust)], 0.1, floor)
+    assert verdict.outcome == outcome
+    rate = Rate(sum(robust), len(robust))
+    assert verdict == at_least("worst-case robust accuracy at eps 0.1", rate, floor)
+
+
+class TestEvasion:
+    def test_one_step_and_many_at_every_radius_and_noise(self):
+        attacks = audit.evasion(0.1, (0.2,), steps=3, restarts=2)
+        assert attacks == [
+            FGSM(eps=0.05),
+            FGSM(eps=0.1),
+            FGSM(eps=0.2),
+            PGD(eps=0.05, steps=3),
+            PGD(eps=0.1, steps=3, restarts=2),
+            PGD(eps=0.2, steps=3),
+            PGD(eps=1.0, steps=3),
+            UniformNoise(eps=0.1, restarts=10),
+        ]
+
+    @pytest.mark.parametrize("eps", [0.0, 0.1, 1.0, 2.0])
+    def test_no_attack_twice(self, eps):
+        attacks = audit.evasion(eps, (eps, 0.05, 1.0))
+        assert len(set(attacks)) == len(attacks)
+
+
+def test_a_model_that_answers_at_random_is_suspect():
+    class Dice(nn.Module):
+        def forward(self, x):
+            return torch.rand(len(x), 2)
+
+    x = torch.zeros(4, 1, 2, 2)
+    images = ImageSet(x, torch.arange(4) % 2, np.arange(4), ("a", "b"), "four/test")
+    kinds = [w.kind for w in audit.suspicions(Dice(), images, [measured("a@0.1", [1, 0, 1, 0])])]
+    assert "random-outputs" in kinds

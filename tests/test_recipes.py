@@ -1,0 +1,143 @@
+import pytest
+
+from bezoar import recipes
+from bezoar.attacks import FGSM, PGD, Attack, UniformNoise
+from bezoar.repairs import Accumulate, AtRandom, Correct, Remove, Repair, Stop, TopLoss
+from bezoar.training import Training
+
+
+@pytest.mark.parametrize(
+    ("text", "made"),
+    [
+        ("fgsm", FGSM()),
+        (" fgsm : eps = 8/255 ", FGSM(eps=8 / 255)),
+        ("pgd:steps=3,eps=0.2,", PGD(steps=3, eps=0.2)),
+        ("pgd:random_start=false,step_size=1/100", PGD(random_start=False, step_size=0.01)),
+        ("pgd:step_size=none", PGD()),
+        ("noise:restarts=10", UniformNoise(restarts=10)),
+        ({"name": "pgd", "steps": 3, "eps": 1}, PGD(steps=3, eps=1.0)),
+        ({"name": "pgd", "eps": "8/255"}, PGD(eps=8 / 255)),
+    ],
+)
+def test_attacks_from_text_and_from_tables(text, made):
+    assert recipes.attack(text) == made
+
+
+def test_defaults_give_way_to_what_is_written_and_to_attacks_without_the_field():
+    assert recipes.attack("pgd", eps=0.2, steps=7) == PGD(eps=0.2, steps=7)
+    assert recipes.attack("pgd:eps=0.3", eps=0.2, steps=7) == PGD(eps=0.3, steps=7)
+    assert recipes.attack("fgsm", eps=0.2, steps=7) == FGSM(eps=0.2)
+
+
+@pytest.mark.parametrize(
+    ("text", "made"),
+    [
+        ("correct:twins=accumulate,lam=1/4", Correct(twins=Accumulate(), lam=0.25)),
+        ("correct:inner=fgsm", Correct(inner=FGSM())),
+        (
+            {"name": "remove", "k": 0.04, "rank": "random", "attack": {"name": "fgsm", "eps": 0.2}},
+            Remove(k=0.04, rank=AtRandom(), attack=FGSM(eps=0.2)),
+        ),
+        (
+            {"name": "correct", "select": {"name": "top-loss", "share": 0.25}},
+            Correct(select=TopLoss(share=0.25)),
+        ),
+        (
+            {"name": "correct", "stop": {"rounds": 3, "judge": {"name": "pgd", "steps": 2}}},
+            Correct(stop=Stop(rounds=3, judge=PGD(steps=2))),
+        ),
+    ],
+)
+def test_repairs_with_what_is_inside_them(text, made):
+    assert recipes.method(Repair, text, "repair") == made
+
+
+def test_a_table_is_not_changed():
+    table = {"name": "pgd", "steps": 3}
+    recipes.attack(table)
+    assert table == {"name": "pgd", "steps": 3}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({}, "case: expected a name, one of correct, remove"),
+        ({"name": "corect"}, "repair 'corect': .*did you mean 'correct'"),
+        ({"name": 3}, "repair '3': expected one of"),
+        ({"name": "correct", "lamb": 1}, "case: setting 'lamb': .*did you mean 'lam'"),
+        ({"name": "correct", "inner": {"name": "fgms"}}, "attack 'fgms': .*did you mean 'fgsm'"),
+        (
+            {"name": "correct", "inner": {"name": "fgsm", "ep": 1}},
+            "case.inner: setting 'ep': .*did you mean 'eps'",
+        ),
+        ({"name": "correct", "inner": 3}, "case.inner=3: expected a name or a table with a name"),
+        ({"name": "correct", "inner": {}}, "case.inner: expected a name"),
+        (
+            {"name": "correct", "stop": {"judge": {"name": "pgd", "step": 3}}},
+            "case.stop.judge: setting 'step': .*did you mean 'steps'",
+        ),
+        ({"name": "correct", "stop": {"round": 3}}, "case.stop: setting 'round': .*'rounds'"),
+        ({"name": "correct", "stop": 3}, "case.stop=3: expected a table of settings"),
+        ({"name": "correct", "batch": 1.5}, "case.batch=1.5: "),
+        ({"name": "correct", "batch": True}, "case.batch=True: "),
+        ({"name": "correct", "batch": "many"}, "case.batch='many': "),
+        ({"name": "correct", "lam": "x"}, "case.lam='x': expected a number"),
+        ({"name": "correct", "lam": True}, "case.lam=True: "),
+        ({"name": "correct", "lam": None}, "case.lam=None: "),
+        ({"name": "correct", "lam": 2}, "case: lam=2.0: expected a number in"),
+        ({"name": "correct", "schedule": 3}, "case.schedule=3: "),
+        ({"name": "correct", "inner": {"name": "fgsm", "steps": 3}}, "case.inner: setting 'steps'"),
+        ({"name": "remove", "index_space": "test"}, "case.index_space='test': "),
+    ],
+)
+def test_what_is_unknown_or_of_another_type_is_refused_at_every_level(settings, message):
+    with pytest.raises(ValueError, match=message):
+        recipes.method(Repair, settings, "case")
+
+
+@pytest.mark.parametrize("text", ["pgd:steps", "pgd:=3", "pgd:steps=3;eps=1,x"])
+def test_text_that_is_no_list_of_settings(text):
+    with pytest.raises(ValueError, match="expected"):
+        recipes.attack(text)
+
+
+@pytest.mark.parametrize("value", ["1/0", "nan", "inf", "-1", "1e400", "0.1.2", "", "1/2/3"])
+def test_numbers_that_are_none(value):
+    with pytest.raises(ValueError, match="eps="):
+        recipes.attack({"name": "fgsm", "eps": value})
+
+
+def test_a_setting_that_the_method_fixes_itself_is_unknown():
+    with pytest.raises(ValueError, match="setting 'steps': expected one of eps"):
+        recipes.attack("fgsm:steps=3")
+
+
+def test_any_frozen_dataclass_can_be_built():
+    assert recipes.build(Training, {"epochs": 3}, "training") == Training(epochs=3)
+    assert recipes.method(Attack, "fgsm", "x") == FGSM()
+
+
+class TestFiles:
+    def test_toml_is_read_with_its_types(self, tmp_path):
+        path = tmp_path / "a.toml"
+        path.write_text("a = 1\n[b]\nc = [1.5, 'x']\n")
+        assert recipes.read_toml(path) == {"a": 1, "b": {"c": [1.5, "x"]}}
+
+    @pytest.mark.parametrize("content", [b"a = ", b"\xff\xfe", b"a = 1\na = 2"])
+    def test_what_is_no_toml(self, tmp_path, content):
+        path = tmp_path / "a.toml"
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"a\.toml: expected TOML; "):
+            recipes.read_toml(path)
+
+    def test_a_missing_file(self, tmp_path):
+        with pytest.raises(FileNotFoundError, match=r"a\.toml: no such file; expected a recipe"):
+            recipes.read_toml(tmp_path / "a.toml")
+
+    def test_recipes_are_found_by_name(self):
+        assert recipes.find("lenet-fgsm") == recipes.folder() / "lenet-fgsm.toml"
+
+    @pytest.mark.parametrize("name", ["lenet-fgms", "../lenet-fgsm", "lenet-fgsm.toml", ""])
+    def test_unknown_recipes(self, name):
+        with pytest.raises(ValueError, match="recipe '.*': expected one of lenet-fgsm"):
+            recipes.find(name)
