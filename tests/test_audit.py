@@ -18,7 +18,7 @@ NOTES = {"command": "bezoar", "version": "0", "revision": "abc", "machine": "2 c
 
 
 def measured(metric, robust, index=None, *, norm="linf", eps=0.1, aim="w", wrong=()):
-    """A measurement of images of class 0: ``robust`` says which stand, ``wrong`` which never did."""
+    """A measurement of images of class 0: ``robust`` says which stand, ``wrong`` who never did."""
     count = len(robust)
     zeros = np.zeros(count, np.int64)
     adversarial = 1 - np.array(robust, np.int64)

@@ -139,5 +139,5 @@ class TestFiles:
 
     @pytest.mark.parametrize("name", ["lenet-fgms", "../lenet-fgsm", "lenet-fgsm.toml", ""])
     def test_unknown_recipes(self, name):
-        with pytest.raises(ValueError, match="recipe '.*': expected one of lenet-fgsm"):
+        with pytest.raises(ValueError, match=r"recipe '.*': expected one of lenet-fgsm"):
             recipes.find(name)

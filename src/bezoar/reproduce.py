@@ -213,7 +213,7 @@ class Reproduction:
             done.append(self._resolved(network, case))
             for seed in self._seeds:
                 self._repaired(network, done[-1], seed)
-        for case in done:
+        for case in reversed(done):  # the case that the recipe leads up to first
             for seed in self._seeds:
                 self._measured(network, case, seed)
 

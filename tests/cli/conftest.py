@@ -12,9 +12,9 @@ from bezoar import cli
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory):
-    """A model file: the 6/16 network after some epochs on digits."""
+    """A model file: the 32/64 network after two epochs on digits."""
     path = tmp_path_factory.mktemp("trained") / "base.safetensors"
-    assert cli.run(["train", "lenet-fig4", "--epochs", "20", "--out", str(path)]) == 0
+    assert cli.run(["train", "lenet-fig3", "--epochs", "2", "--out", str(path)]) == 0
     return path
 
 

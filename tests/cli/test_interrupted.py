@@ -12,9 +12,9 @@ from bezoar import checkpoints, cli
 from bezoar.classifier import weights_hash
 
 MAIN = "from bezoar.cli import main; main()"
-TRAIN = ("train", "lenet-fig3", "--epochs", "15", "--patience", "15", "--threads", "1", "--out")
+TRAIN = ("train", "lenet-fig3", "--epochs", "8", "--patience", "8", "--threads", "1", "--out")
 REPAIR = ("repair", "base.safetensors", "--images", "10", "--attack", "fgsm", "--inner", "fgsm")
-REPAIR = (*REPAIR, "--rounds", "12", "--target", "2", "--threads", "1", "--out")
+REPAIR = (*REPAIR, "--rounds", "6", "--target", "2", "--threads", "1", "--out")
 
 
 def stopped(words, snapshot, with_signal):

@@ -121,7 +121,7 @@ def test_weights_that_differ_in_one_bit_are_other_weights(run, linear):
 
 def test_an_image_of_which_no_clean_one_was_kept_is_an_error(run, linear, change):
     change("index", 11, 99)
-    with pytest.raises(ValueError, match="image 99 is not in .*test.safetensors"):
+    with pytest.raises(ValueError, match=r"image 99 is not in .*test\.safetensors"):
         first(run, linear)
 
 

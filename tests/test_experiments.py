@@ -1,0 +1,144 @@
+"""Experiments as calls, where the command line does not reach."""
+
+from dataclasses import dataclass
+
+import pytest
+
+from bezoar import checkpoints, data, experiments
+from bezoar.attacks import FGSM, PGD
+from bezoar.classifier import weights_hash
+from bezoar.data.imageset import DataSet
+from bezoar.experiments import Plan
+from bezoar.models import create
+from bezoar.repairs import Correct, Repaired, Stop
+from bezoar.runs import Run
+from bezoar.training import Training
+
+NOTES = {"command": "bezoar", "version": "0", "revision": "abc", "machine": "2 cores"}
+PLAN = Plan(eps=0.1, attacks=(FGSM(eps=0.1), PGD(eps=0.1, steps=2)))
+METHOD = Correct(inner=FGSM(), stop=Stop(rounds=1, target=2, judge=FGSM(), images=20))
+
+
+@pytest.fixture(scope="module")
+def digits():
+    whole = data.load("digits")
+    parts = {name: getattr(whole, name).first(40) for name in ("train", "validation", "test")}
+    return DataSet(name="digits", classes=whole.classes, **parts)
+
+
+@pytest.fixture(scope="module")
+def model(digits):
+    return create("lenet-fig4", shape=digits.shape, classes=10, seed=0)
+
+
+@pytest.fixture
+def run(tmp_path):
+    return Run(tmp_path / "run", {"title": "forty"}, NOTES)
+
+
+@dataclass(frozen=True)
+class Counted:
+    """A repair that counts its calls."""
+
+    calls: list[int]
+
+    def __call__(self, classifier, evidence, *, seed, snapshot=None, on_step=None):
+        self.calls.append(seed)
+        return METHOD(classifier, evidence, seed=seed)
+
+
+def test_a_repair_sees_training_and_validation_only(run, digits, model):
+    seen = []
+
+    class Spy(Counted):
+        def __call__(self, classifier, evidence, **rest):
+            seen.append(vars(evidence))
+            return super().__call__(classifier, evidence, seed=rest["seed"])
+
+    experiments.repair(run, model, digits, Spy([]), PLAN)
+    assert seen == [{"train": digits.train, "validation": digits.validation}]
+
+
+def test_the_model_that_came_in_is_not_changed(run, digits, model):
+    before = weights_hash(model)
+    experiments.repair(run, model, digits, METHOD, PLAN)
+    assert weights_hash(model) == before
+    assert weights_hash(checkpoints.load(run.path / "before.safetensors").model) == before
+    assert weights_hash(checkpoints.load(run.path / "after.safetensors").model) != before
+
+
+def test_a_repair_that_is_done_is_not_done_again(run, digits, model):
+    method = Counted([])
+    first = experiments.repair(run, model, digits, method, PLAN)
+    assert experiments.repair(run, model, digits, method, PLAN) == first
+    assert method.calls == [PLAN.seed]
+
+
+def test_a_repair_that_fails_leaves_what_was_measured_before_it(run, digits, model):
+    class Broken(Counted):
+        def __call__(self, *_, **__) -> Repaired:
+            raise FloatingPointError("loss=nan")
+
+    with pytest.raises(FloatingPointError):
+        experiments.repair(run, model, digits, Broken([]), PLAN)
+    assert not (run.path / "after.safetensors").exists()
+    assert not (run.path / "results.json").exists()
+    told = []
+    experiments.repair(run, model, digits, METHOD, PLAN, on_unit=lambda *word: told.append(word))
+    assert ("fgsm@0.1, before", 1, 1) in told
+
+
+def test_stale_images_are_scored_as_transfer(run, digits, model):
+    results = experiments.repair(run, model, digits, METHOD, PLAN)
+    rows = {(row["case"], row["metric"]): row for row in results["rows"]}
+    assert rows["after", "transfer:fgsm@0.1"]["n"] == 40
+    stale = run.path / "measurements" / "after" / "transfer:fgsm@0.1" / "stamp.json"
+    assert '"access": "transfer"' in stale.read_text()
+
+
+class TestTrained:
+    TRAINING = Training(epochs=1)
+
+    def test_an_unknown_network_is_refused_before_anything_else(self, tmp_path, digits):
+        with pytest.raises(ValueError, match=r"network 'lenet': .*did you mean"):
+            experiments.trained(tmp_path / "m", "lenet", digits, self.TRAINING, seed=0)
+
+    def test_the_log_of_a_finished_training_is_read_back(self, tmp_path, digits):
+        path = tmp_path / "m.safetensors"
+        log = experiments.trained(path, "lenet-fig4", digits, self.TRAINING, seed=0)
+        assert experiments.trained(path, "lenet-fig4", digits, self.TRAINING, seed=0) == log
+        assert list(tmp_path.iterdir()) == [path]
+
+    @pytest.mark.parametrize("change", [{"seed": 1}, {"training": Training(epochs=2)}])
+    def test_another_training_does_not_replace_a_model(self, tmp_path, digits, change):
+        path = tmp_path / "m.safetensors"
+        asked = {"training": self.TRAINING, "seed": 0}
+        experiments.trained(path, "lenet-fig4", digits, **asked)
+        before = path.read_bytes()
+        with pytest.raises(ValueError, match=r"holds another model: .*; choose another --out"):
+            experiments.trained(path, "lenet-fig4", digits, **{**asked, **change})
+        assert path.read_bytes() == before
+
+    def test_a_model_file_of_another_origin_is_not_replaced(self, tmp_path, digits, model):
+        path = tmp_path / "m.safetensors"
+        checkpoints.save(path, model, classes=digits.classes)
+        with pytest.raises(ValueError, match="holds another model"):
+            experiments.trained(path, "lenet-fig4", digits, self.TRAINING, seed=0)
+
+
+def test_data_are_described_by_their_content(digits):
+    found = experiments.described(digits, digits.test)
+    assert (found["name"], found["train"], found["test"]) == ("digits", 40, 40)
+    fewer = experiments.described(digits, digits.test.first(39))
+    assert fewer["hash"] != found["hash"]
+    assert experiments.described(digits, digits.test) == found
+
+
+def test_settings_name_attacks_and_repair_in_full():
+    assert experiments.settings(PLAN) == {
+        "eps": 0.1,
+        "floor": 0.9,
+        "attacks": [repr(FGSM(eps=0.1)), repr(PGD(eps=0.1, steps=2))],
+    }
+    assert experiments.settings(PLAN, METHOD, paper="x")["repair"] == repr(METHOD)
+    assert experiments.settings(PLAN, METHOD, paper="x")["paper"] == "x"
