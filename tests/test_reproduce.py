@@ -17,6 +17,8 @@ format = 1
 name = "toy"
 paper = "none"
 data = "digits"
+eps = 0.1
+curve = [0.05, 0.1, 0.2, 0.3]
 judge = { name = "fgsm", eps = 0.1 }
 
 [sizes.one]

@@ -1,15 +1,14 @@
 """Run a recipe: bases, repairs, fresh attacks on the test split, one table.
 
 Every cell (network, case, seed) is kept in the run folder as soon as it is done, so a reproduction
-may be killed and started again, and two processes may share it by network.
+may be killed and started again, and processes may share it by network and seed.
 """
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from torch import nn
 
@@ -22,95 +21,11 @@ from bezoar.fit import Progress, silent
 from bezoar.referee import Measurement, measure, metric_of
 from bezoar.repairs import Evidence, Repair
 from bezoar.report import sheet, tables
+from bezoar.reproduce.recipe import Case, Network, Recipe, Size, merged, network_of
 from bezoar.results import Rate
 from bezoar.runs import Run
 from bezoar.sanity import Warning
 from bezoar.training import Training
-
-CURVE = (0.05, 0.1, 0.2, 0.3)
-EPS = 0.1
-
-# Table 1 of arXiv:2511.01377, which does not say which of its networks it is about: the rows of
-# the network before, and of the paper's own reading of the repair and ours after.
-_BEFORE = {"clean": 0.9932, "loss": 0.0271, "fgsm@0.1": 0.0796, "loss:fgsm@0.1": 2.3045}
-_AFTER = {"fgsm@0.1": 0.9669, "loss:fgsm@0.1": 0.1546}
-PUBLISHED = {
-    (case, metric): value
-    for cases, published in (
-        (("none", "fig3 none"), _BEFORE),
-        (("remove paper scratch", "correct online pgd", "fig3 correct online pgd"), _AFTER),
-    )
-    for case in cases
-    for metric, value in published.items()
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Size:
-    """How much of the data an experiment uses.
-
-    Args:
-        seeds: of weights, order of data, noise; one of everything for each.
-        train, validation, tested: first images of the splits; 0 is all.
-        restarted: images of the test split that get 5 restarts of PGD-40.
-    """
-
-    seeds: list[int]
-    train: int = 0
-    validation: int = 0
-    tested: int = 0
-    restarted: int = 2000
-
-
-@dataclass(frozen=True, kw_only=True)
-class Case:
-    """A repair by name. Without one it is the winner of ``Network.winner_of``.
-
-    Args:
-        name: in the table, behind the prefix of the network.
-        repair: name and settings.
-        start: the network's trained base, or an untrained network.
-        trials: settings to try on the first seed, each over those of the repair. The one with
-            the fewest passes among those that reach the repair's target on validation is taken
-            for all seeds; where none does, the most robust on validation.
-    """
-
-    name: str = ""
-    repair: dict[str, Any] = field(default_factory=dict)
-    start: Literal["base", "scratch"] = "base"
-    trials: list[dict[str, Any]] = field(default_factory=list)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Network:
-    """One network and what is done to it."""
-
-    kind: str
-    prefix: str = ""
-    training: dict[str, Any] = field(default_factory=dict)
-    winner_of: str = ""
-    case: list[dict[str, Any]] = field(default_factory=list)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """A whole experiment as data."""
-
-    format: int
-    name: str
-    paper: str
-    data: str
-    judge: dict[str, Any]
-    sizes: dict[str, dict[str, Any]]
-    network: list[dict[str, Any]]
-
-
-def read(path: Path) -> Recipe:
-    """Read a recipe and refuse what is unknown in it, before anything is run."""
-    recipe: Recipe = recipes.build(Recipe, recipes.read_toml(path), path.name)
-    if recipe.format != 1:
-        raise ValueError(f"{path.name}: format={recipe.format}: expected 1; update bezoar")
-    return recipe
 
 
 class Reproduction:
@@ -145,7 +60,7 @@ class Reproduction:
         self.size: Size = recipes.build(Size, recipe.sizes[size], f"sizes.{size}")
         self.recipe, self._say, self._on_step = recipe, say, on_step
         self.judge = recipes.attack(recipe.judge)
-        self.networks = [_network(table) for table in recipe.network]
+        self.networks = [network_of(table) for table in recipe.network]
         kinds = [network.kind for network, _ in self.networks]
         for kind in (*only, *(n.winner_of for n, _ in self.networks if n.winner_of)):
             checks.known("network", kind, kinds)
@@ -184,12 +99,12 @@ class Reproduction:
                     continue
                 cell = read_json(path)
                 table += cell["rows"]
-                told = [Warning(**warning) for warning in cell["warnings"]]
-                found.setdefault(name, []).extend(told)
+                suspect = [Warning(**warning) for warning in cell["warnings"]]
+                found.setdefault(name, []).extend(suspect)
         if not table:
             raise ValueError(f"{self._run.path}: expected measured cells, found none")
         for row in table:
-            published = PUBLISHED.get((row["case"], row["metric"]))
+            published = self.recipe.published.get(row["case"], {}).get(row["metric"])
             if published is not None:
                 row["paper"] = published
         results = audit.results(self._notes, table, found)
@@ -293,7 +208,7 @@ class Reproduction:
             return Case(name=name, repair=repair, start=case.start)
         seed = self.size.seeds[0]
         tried = [
-            Case(name=f"{name} trial {k}", repair=_merged(repair, trial), start=case.start)
+            Case(name=f"{name} trial {k}", repair=merged(repair, trial), start=case.start)
             for k, trial in enumerate(case.trials, start=1)
         ]
         for trial in tried:
@@ -341,10 +256,11 @@ class Reproduction:
         test, name = self._data.test, network.prefix + case.name
         few = test.first(min(self.size.restarted, len(test)))
         own = [measure(attack, model, test, seed=seed) for attack in self._attacks()]
-        many = PGD(eps=EPS, steps=40, restarts=5)
-        own.append(measure(many, model, few, seed=seed, metric=f"pgd40x5@{EPS:g}"))
+        eps = self.recipe.eps
+        many = PGD(eps=eps, steps=40, restarts=5)
+        own.append(measure(many, model, few, seed=seed, metric=f"pgd40x5@{eps:g}"))
         # At half the radius, to tell a masked gradient from a curved loss; see sanity.
-        own.append(measure(PGD(eps=EPS / 2, steps=40), model, few, seed=seed))
+        own.append(measure(PGD(eps=eps / 2, steps=40), model, few, seed=seed))
         table = audit.rows(name, own)
         beside = [self._away_from_predicted(model, seed)]
         if another != seed:
@@ -360,27 +276,30 @@ class Reproduction:
         found = [warning.as_dict() for warning in audit.suspicions(model, test, own)]
         write_json(path, {"rows": table, "warnings": found})
         shown = {row["metric"]: row["value"] for row in table}
-        figures = ", ".join(f"{m} {shown[m]:.4f}" for m in ("clean", "fgsm@0.1", "pgd40@0.1"))
+        figures = ", ".join(
+            f"{m} {shown[m]:.4f}" for m in ("clean", f"fgsm@{eps:g}", f"pgd40@{eps:g}")
+        )
         self._say(f"{network.kind} {case.name}, seed {seed}, test: {figures}")
 
     def _attacks(self) -> list[Attack]:
-        return [*(FGSM(eps=eps) for eps in CURVE), PGD(eps=EPS, steps=40)]
+        return [*(FGSM(eps=eps) for eps in self.recipe.curve), PGD(eps=self.recipe.eps, steps=40)]
 
     def _away_from_predicted(self, model: nn.Module, seed: int) -> Measurement:
         """FGSM that does not know the label, and so cannot leak it."""
         return measure(
-            FGSM(eps=EPS),
+            FGSM(eps=self.recipe.eps),
             model,
             self._data.test,
             seed=seed,
             away_from="predicted",
-            metric=f"fgsm-predicted@{EPS:g}",
+            metric=f"fgsm-predicted@{self.recipe.eps:g}",
         )
 
     def _on_images_of(self, aim: nn.Module, model: nn.Module, seed: int, what: str) -> Measurement:
         """FGSM images made on another network, scored on this one."""
-        metric = f"{what}:fgsm@{EPS:g}"
-        return measure(FGSM(eps=EPS), model, self._data.test, seed=seed, aim=aim, metric=metric)
+        attack = FGSM(eps=self.recipe.eps)
+        metric = f"{what}:{metric_of(attack)}"
+        return measure(attack, model, self._data.test, seed=seed, aim=aim, metric=metric)
 
     def _model(self, network: Network, case: Case, seed: int) -> nn.Module:
         if case.name == "none":
@@ -431,33 +350,6 @@ def write(table: dict[str, Any], recipe: Recipe, results: Path, pages: Path) -> 
 
 def _passes(record: Mapping[str, Any]) -> float:
     return float(record["cost"]["forward"] + record["cost"]["backward"])
-
-
-def _network(table: Mapping[str, Any]) -> tuple[Network, list[Case]]:
-    network: Network = recipes.build(Network, table, "network")
-    checks.known("model", network.kind, models.MODELS)
-    where = f"network {network.kind}"
-    recipes.build(Training, network.training, f"{where}.training")
-    cases = [recipes.build(Case, case, f"{where}.case") for case in network.case]
-    for case in cases:
-        if not case.repair and not network.winner_of:
-            raise ValueError(f"{where}.{case.name}: expected a repair, or winner_of in the network")
-        for settings in [case.repair, *(_merged(case.repair, trial) for trial in case.trials)]:
-            if case.repair:
-                recipes.method(Repair, settings, f"{where}.{case.name}")
-    return network, cases
-
-
-def _merged(repair: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings with those of a trial over them; tables are merged, not replaced."""
-    merged = dict(repair)
-    for key, value in over.items():
-        below = merged.get(key)
-        if isinstance(value, Mapping) and isinstance(below, Mapping):
-            merged[key] = _merged(below, value)
-        else:
-            merged[key] = value
-    return merged
 
 
 def _shrunk(whole: DataSet, size: Size) -> DataSet:
