@@ -96,7 +96,13 @@ def test_every_case_has_every_metric_for_every_seed(done):
     assert (base, scratch, rest) == ("big none", "big from scratch", [])
     assert won in (f"big {first}", f"big {second}")
     measured = ["clean", "fgsm@0.05", "fgsm@0.1", "fgsm@0.2", "fgsm@0.3", "pgd40@0.1"]
-    others = ["pgd40x5@0.1", "fgsm-predicted@0.1", "transfer:fgsm@0.1", "validation:fgsm@0.1"]
+    others = [
+        "pgd40x5@0.1",
+        "attacked:fgsm@0.1",
+        "attacked:predicted:fgsm@0.1",
+        "transfer:fgsm@0.1",
+        "validation:fgsm@0.1",
+    ]
     counts = {len(of(results, c, m)) for c in cases(results) for m in [*measured, *others]}
     assert counts == {2}
     assert of(results, "none", "stale:fgsm@0.1") == []

@@ -97,6 +97,14 @@ class Facts:
         return Rate(int(self.robust.sum()), len(self))
 
     @property
+    def attacked_accuracy(self) -> Rate:
+        """Share of images classified correctly after the attack, also of those it put right.
+
+        Where this is above the robust accuracy of the same attack, the images tell their class.
+        """
+        return Rate(int((self.adversarial == self.label).sum()), len(self))
+
+    @property
     def clean_accuracy(self) -> Rate:
         """Share of images whose clean version is classified correctly."""
         return Rate(int((self.clean == self.label).sum()), len(self))

@@ -9,7 +9,7 @@ from bezoar.report.tables import Row, shown
 # Sections by the first letters of a metric; what no section takes comes last.
 SECTIONS = (
     ("Accuracy, white-box", ("clean", "fgsm@", "pgd")),
-    ("Attackers who know less", ("fgsm-predicted@", "transfer:", "stale:")),
+    ("Attackers who know less", ("attacked:", "transfer:", "stale:")),
     ("Loss", ("loss",)),
     ("Validation", ("validation:",)),
     ("Cost", ("passes", "seconds", "rounds", "added", "removed")),

@@ -18,7 +18,7 @@ from bezoar.costs import Meter
 from bezoar.data.imageset import DataSet, ImageSet
 from bezoar.files import read_json, replacing, write_json, write_text
 from bezoar.fit import Progress, silent
-from bezoar.referee import Measurement, measure, metric_of
+from bezoar.referee import measure, metric_of
 from bezoar.repairs import Evidence, Repair
 from bezoar.report import sheet, tables
 from bezoar.reproduce.recipe import Case, Network, Recipe, Size, merged, network_of
@@ -93,12 +93,13 @@ class Reproduction:
         for network, cases in self.networks:
             for case, seed in product([Case(name="none"), *cases], self.size.seeds):
                 name = network.prefix + (case.name or self._winner(network.winner_of).name)
-                path = self._cell(network, Case(name=name.removeprefix(network.prefix)), seed)
-                if not path.exists():
+                done = Case(name=name.removeprefix(network.prefix))
+                files = [self._cell(network, done, seed, f) for f in ("rows.json", "beside.json")]
+                if not all(path.exists() for path in files):
                     missing.append(f"{name}, seed {seed}")
                     continue
-                cell = read_json(path)
-                table += cell["rows"]
+                cell, beside = map(read_json, files)
+                table += [*cell["rows"], *beside["rows"]]
                 suspect = [Warning(**warning) for warning in cell["warnings"]]
                 found.setdefault(name, []).extend(suspect)
         if not table:
@@ -116,8 +117,8 @@ class Reproduction:
         name = case.name.replace(" ", "-")
         return self._run.path / network.kind / name / f"seed{seed}"
 
-    def _cell(self, network: Network, case: Case, seed: int) -> Path:
-        return self._folder(network, case, seed) / "rows.json"
+    def _cell(self, network: Network, case: Case, seed: int, file: str = "rows.json") -> Path:
+        return self._folder(network, case, seed) / file
 
     def _work(self, network: Network, cases: Sequence[Case]) -> None:
         none = Case(name="none")
@@ -131,6 +132,7 @@ class Reproduction:
         for case in reversed(done):  # the case that the recipe leads up to first
             for seed in self._seeds:
                 self._measured(network, case, seed)
+                self._measured_beside(network, case, seed)
 
     def _base(self, network: Network, seed: int) -> nn.Module:
         """The trained base of a seed, from its file where it is there."""
@@ -251,8 +253,6 @@ class Reproduction:
         if path.exists():
             return
         model = self._model(network, case, seed)
-        seeds = self.size.seeds
-        another = seeds[(seeds.index(seed) + 1) % len(seeds)]
         test, name = self._data.test, network.prefix + case.name
         few = test.first(min(self.size.restarted, len(test)))
         own = [measure(attack, model, test, seed=seed) for attack in self._attacks()]
@@ -262,16 +262,6 @@ class Reproduction:
         # At half the radius, to tell a masked gradient from a curved loss; see sanity.
         own.append(measure(PGD(eps=eps / 2, steps=40), model, few, seed=seed))
         table = audit.rows(name, own)
-        beside = [self._away_from_predicted(model, seed)]
-        if another != seed:
-            other = self._model(network, case, another)
-            beside.append(self._on_images_of(other, model, seed, "transfer"))
-        if case.name != "none" and case.start == "base":
-            base = self._base(network, seed)
-            beside.append(self._on_images_of(base, model, seed, "stale"))
-        table += [
-            audit.rate_row(name, seed, m.stamp.metric, m.facts.robust_accuracy) for m in beside
-        ]
         table += self._costs(network, case, seed)
         found = [warning.as_dict() for warning in audit.suspicions(model, test, own)]
         write_json(path, {"rows": table, "warnings": found})
@@ -284,22 +274,37 @@ class Reproduction:
     def _attacks(self) -> list[Attack]:
         return [*(FGSM(eps=eps) for eps in self.recipe.curve), PGD(eps=self.recipe.eps, steps=40)]
 
-    def _away_from_predicted(self, model: nn.Module, seed: int) -> Measurement:
-        """FGSM that does not know the label, and so cannot leak it."""
-        return measure(
-            FGSM(eps=self.recipe.eps),
-            model,
-            self._data.test,
-            seed=seed,
-            away_from="predicted",
-            metric=f"fgsm-predicted@{self.recipe.eps:g}",
-        )
+    def _measured_beside(self, network: Network, case: Case, seed: int) -> None:
+        """What less than a white-box attack leaves, and what the label in the attack gives away.
 
-    def _on_images_of(self, aim: nn.Module, model: nn.Module, seed: int, what: str) -> Measurement:
-        """FGSM images made on another network, scored on this one."""
-        attack = FGSM(eps=self.recipe.eps)
-        metric = f"{what}:{metric_of(attack)}"
-        return measure(attack, model, self._data.test, seed=seed, aim=aim, metric=metric)
+        An attack that knows the label can write it into the image. On images that are classified
+        right, away from the label and away from the prediction are the same: so these two are
+        compared by the accuracy after the attack, which counts what it put right.
+        """
+        path = self._cell(network, case, seed, "beside.json")
+        if path.exists():
+            return
+        model, name = self._model(network, case, seed), network.prefix + case.name
+        attack, test = FGSM(eps=self.recipe.eps), self._data.test
+        metric = metric_of(attack)
+        known = measure(attack, model, test, seed=seed)
+        guessed = measure(attack, model, test, seed=seed, away_from="predicted")
+        rates = {
+            f"attacked:{metric}": known.facts.attacked_accuracy,
+            f"attacked:predicted:{metric}": guessed.facts.attacked_accuracy,
+        }
+        aims = {}
+        seeds = self.size.seeds
+        another = seeds[(seeds.index(seed) + 1) % len(seeds)]
+        if another != seed:
+            aims["transfer"] = self._model(network, case, another)
+        if case.name != "none" and case.start == "base":
+            aims["stale"] = self._base(network, seed)
+        for what, aim in aims.items():
+            found = measure(attack, model, test, seed=seed, aim=aim)
+            rates[f"{what}:{metric}"] = found.facts.robust_accuracy
+        table = [audit.rate_row(name, seed, key, rate) for key, rate in rates.items()]
+        write_json(path, {"rows": table})
 
     def _model(self, network: Network, case: Case, seed: int) -> nn.Module:
         if case.name == "none":
