@@ -1,7 +1,9 @@
 """What all tests share: a repeatable profile, small classifiers, and the way to the real data."""
 
 import os
-from collections.abc import Iterator
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,25 @@ CLASSES = 3
 
 # Small tensors are slower on two threads than on one, and one thread repeats bit by bit.
 torch.set_num_threads(1)
+
+
+@contextmanager
+def _room(size: int) -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.fixture
+def full_disk() -> Callable[[int], AbstractContextManager[None]]:
+    """``with full_disk(size)``: no file grows beyond so many bytes, writes fail as without room.
+
+    Only inside the body: the test runner's own log may be a file too, and longer.
+    """
+    return _room
 
 
 @pytest.fixture(autouse=True)

@@ -1,25 +1,14 @@
 """Files that are there whole or not at all, also on a disk that is full."""
 
 import os
-import resource
 import subprocess
 import sys
-from collections.abc import Iterator
 from errno import ENOSPC
 from pathlib import Path
 
 import pytest
 
 from bezoar.files import read_json, replacing, write_json, write_text
-
-
-@pytest.fixture
-def full_disk() -> Iterator[None]:
-    """Let no file grow beyond 64 kB: the writes themselves fail, as on a disk without room."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (65536, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.fixture
@@ -70,10 +59,9 @@ def test_a_block_that_writes_nothing_is_an_error_and_leaves_the_old_file(tmp_pat
     assert (tmp_path / "file").read_text() == "old"
 
 
-@pytest.mark.usefixtures("full_disk")
-def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path):
+def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path, full_disk):
     write_text(tmp_path / "file", "old")
-    with pytest.raises(OSError, match="too large"):
+    with full_disk(65536), pytest.raises(OSError, match="too large"):
         write_text(tmp_path / "file", "n" * 100_000)
     assert (tmp_path / "file").read_text() == "old"
     assert len(list(tmp_path.iterdir())) == 1

@@ -1,7 +1,6 @@
 """The whole path in one folder: train, attack, check, report, repair."""
 
 import json
-import resource
 import shutil
 
 import numpy as np
@@ -264,17 +263,6 @@ def test_images_of_a_folder_get_the_size_of_the_model(work):
 
 
 class TestFullDisk:
-    @pytest.fixture
-    def full(self):
-        """Let no file grow beyond 4 kB: the writes themselves fail, as on a disk without room."""
-        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-
-        def switch(on: bool) -> None:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (4096 if on else soft, hard))
-
-        yield switch
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
     @pytest.mark.usefixtures("work")
     @pytest.mark.parametrize(
         ("words", "code", "named"),
@@ -286,21 +274,19 @@ class TestFullDisk:
         ids=["train", "attack", "repair"],
     )
     def test_is_said_in_one_line_and_the_same_command_works_afterwards(
-        self, work, full, words, code, named, capsys
+        self, work, full_disk, words, code, named, capsys
     ):
-        full(True)
-        assert cli.run([*words]) == 2
-        full(False)
+        with full_disk(4096):
+            assert cli.run([*words]) == 2
         said = capsys.readouterr().err
         assert said.count("\n") == 1
         assert said.startswith(f"bezoar: {named}")
         assert list(work.rglob("*.tmp")) == []
         assert cli.run([*words]) == code
 
-    def test_leaves_an_older_report_as_it_was(self, repaired, full, capsys):
+    def test_leaves_an_older_report_as_it_was(self, repaired, full_disk, capsys):
         before = contents(repaired)
-        full(True)
-        assert cli.run(["report", "run"]) == 2
-        full(False)
+        with full_disk(4096):
+            assert cli.run(["report", "run"]) == 2
         assert capsys.readouterr().err.startswith("bezoar: run/report.html: ")
         assert contents(repaired) == before

@@ -181,10 +181,22 @@ def test_each_set_of_accumulated_twins_weighs_the_same(linear, evidence, batch):
     assert [row["added"] for row in log] == [0, 12, 24]
 
 
-def test_stops_when_the_target_is_met(linear, evidence):
+def test_a_classifier_that_meets_the_target_is_left_as_it_is(linear, evidence):
     stop = Stop(rounds=5, target=0, judge=FGSM())
-    log = Correct(inner=FGSM(), stop=stop)(linear, evidence, seed=0).log
-    assert len(log) == 2
+    done = Correct(inner=FGSM(), stop=stop)(linear, evidence, seed=0)
+    assert len(done.log) == 1
+    assert weights_hash(done.classifier) == weights_hash(linear)
+
+
+def test_stops_when_the_target_is_met(linear, evidence):
+    def log(target):
+        stop = Stop(rounds=5, target=target, judge=FGSM())
+        return Correct(inner=FGSM(), stop=stop, lr=0.05)(linear, evidence, seed=0).log
+
+    robust = [row["robust"] for row in log(2)]
+    assert len(robust) == 6
+    assert robust[0] < max(robust)
+    assert len(log(max(robust))) == robust.index(max(robust)) + 1
 
 
 def test_the_best_round_on_validation_is_kept(linear, evidence, images):

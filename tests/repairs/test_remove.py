@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from bezoar import models
 from bezoar.attacks import FGSM
 from bezoar.classifier import weights_hash
 from bezoar.models import create, restart
@@ -162,10 +163,18 @@ def test_the_model_of_the_last_round_is_handed_back_good_or_bad(network, evidenc
     assert clean < repaired.log[0]["clean"]
 
 
-def test_stops_after_the_round_that_meets_the_target(network, evidence):
-    stop = Stop(rounds=5, target=0, judge=FGSM())
-    log = Remove(k=2, epochs=2, stop=stop)(network, evidence, seed=0).log
-    assert [row["removed"] for row in log] == [0, 2]
+def test_stops_after_the_round_that_meets_the_target(evidence):
+    network = models.create("lenet-fig4", shape=evidence.train.shape, classes=10, seed=0)
+
+    def log(target):
+        stop = Stop(rounds=5, target=target, judge=FGSM(eps=0.01))
+        remove = Remove(k=2, epochs=2, retrain="continue", lr=0.01, stop=stop)
+        return remove(network, evidence, seed=0).log
+
+    robust = [row["robust"] for row in log(2)]
+    assert robust[0] < max(robust)
+    met = robust.index(max(robust))
+    assert [row["removed"] for row in log(max(robust))] == [2 * k for k in range(met + 1)]
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 import errno
 import json
 import os
-import resource
 import shutil
 from copy import deepcopy
 
@@ -50,15 +49,6 @@ def folder(run, judge):
     """A finished measurement."""
     run.measure("before", judge)
     return run.path / "measurements" / "before" / "pgd3@0.1"
-
-
-@pytest.fixture
-def full_disk():
-    """Let no file grow beyond 1 kB: the writes themselves fail, as on a disk without room."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def files(path):
@@ -299,12 +289,13 @@ class TestWriting:
         np.testing.assert_array_equal(found["t"], table.T)
         np.testing.assert_array_equal(found["every other"], table[:, ::2])
 
-    @pytest.mark.usefixtures("full_disk")
-    def test_a_full_disk_is_an_os_error_and_leaves_the_old_file_and_nothing_else(self, tmp_path):
+    def test_a_full_disk_is_an_os_error_and_leaves_the_old_file_and_nothing_else(
+        self, tmp_path, full_disk
+    ):
         path = tmp_path / "a.safetensors"
         write_arrays(path, {"a": np.zeros(3)})
         before = files(tmp_path)
-        with pytest.raises(OSError, match="too large"):
+        with full_disk(1024), pytest.raises(OSError, match="too large"):
             write_arrays(path, {"a": np.zeros(1000)})
         assert files(tmp_path) == before
 
@@ -358,12 +349,11 @@ class TestSnapshot:
         with pytest.raises(ValueError, match=r"a\.safetensors: expected the state of a training"):
             FileSnapshot(path).load()
 
-    @pytest.mark.usefixtures("full_disk")
-    def test_a_full_disk_leaves_the_state_before(self, run):
+    def test_a_full_disk_leaves_the_state_before(self, run, full_disk):
         snapshot = run.snapshot("base")
         snapshot.save({"epoch": 1})
         before = files(run.path)
-        with pytest.raises(OSError, match="too large"):
+        with full_disk(1024), pytest.raises(OSError, match="too large"):
             snapshot.save({"epoch": 2, "weights": torch.zeros(1000)})
         assert files(run.path) == before
         assert snapshot.load() == {"epoch": 1}
