@@ -138,7 +138,7 @@ def test_costs_count_the_base_where_the_repair_starts_from_it(done):
 def test_a_second_run_computes_nothing(done, monkeypatch):
     folder, results = done
     computed = []
-    monkeypatch.setattr(reproduce, "measure", lambda *_, **__: computed.append("measured"))
+    monkeypatch.setattr(reproduce.cells, "measure", lambda *_, **__: computed.append("measured"))
     monkeypatch.setattr(Training, "__call__", lambda *_, **__: computed.append("trained"))
     monkeypatch.setattr(Correct, "__call__", lambda *_, **__: computed.append("repaired"))
     recipe = reproduce.read(folder / "toy.toml")
