@@ -92,8 +92,8 @@ class Reproduction:
         missing: list[str] = []
         for network, cases in self.networks:
             for case, seed in product([Case(name="none"), *cases], self.size.seeds):
-                name = network.prefix + (case.name or self._winner(network.winner_of).name)
-                done = Case(name=name.removeprefix(network.prefix))
+                done = case if case.name else self._winner(network.winner_of)
+                name = network.prefix + done.name
                 files = [self._cell(network, done, seed, f) for f in ("rows.json", "beside.json")]
                 if not all(path.exists() for path in files):
                     missing.append(f"{name}, seed {seed}")
