@@ -127,6 +127,25 @@ def test_the_trial_that_learns_nothing_loses(done):
     assert "batch=32" in json.loads(path.read_text())["method"]
 
 
+@pytest.mark.parametrize(
+    ("trials", "taken"),
+    [
+        ([(0.97, 200, 0.96), (0.98, 100, 0.95)], 1),  # both reach it: the cheaper
+        ([(0.96, 100, 0.98), (0.97, 200, 0.95)], 1),  # only one reaches it
+        ([(0.97, 1000, 0.96), (0.97, 1009, 0.97)], 1),  # at the same cost: the more robust
+        ([(0.97, 1000, 0.96), (0.97, 1011, 0.97)], 0),
+        ([(0.90, 100, 0.91), (0.95, 900, 0.94), (0.93, 50, 0.92)], 1),  # none: the most robust
+    ],
+)
+def test_the_trial_that_is_taken(trials, taken):
+    records = [
+        {"log": [{"robust": 0.0}, {"robust": last}], "validation": judged, "cost": passes}
+        for last, cost, judged in trials
+        for passes in [{"forward": cost / 2, "backward": cost / 2}]
+    ]
+    assert reproduce.cells.best_of(records, 0.97) == taken
+
+
 def test_costs_count_the_base_where_the_repair_starts_from_it(done):
     _, results = done
     scratch, won = "big from scratch", cases(results)[5]

@@ -35,9 +35,10 @@ class Case:
         name: in the table, behind the prefix of the network.
         repair: name and settings.
         start: the network's trained base, or an untrained network.
-        trials: settings to try on the first seed, each over those of the repair. The one with
-            the fewest passes among those that reach the repair's target on validation is taken
-            for all seeds; where none does, the most robust on validation.
+        trials: settings to try on the first seed, each over those of the repair; one is taken
+            for all seeds. Of those that reach the repair's target on validation it is the one
+            with the fewest passes, and of equals (to 1 %), or where none reaches it, the most
+            robust on validation.
     """
 
     name: str = ""
