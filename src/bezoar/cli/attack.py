@@ -27,22 +27,13 @@ def attack(
     """
     from bezoar import experiments
     from bezoar.cli import screen, subject
-    from bezoar.runs import Run, default, provenance
 
     subject.threads(threads)
     plan = subject.plan(eps, curve, attacks, floor, seed)
     named = subject.subject(model, factory, weights)
     whole = subject.dataset(data, data_root, image_size, named.shape)
-    tested = subject.tested(whole, images)
-    subject.fits(named, tested)
-    about = {
-        "title": f"{named.about['file']} on {tested.name}",
-        "seed": seed,
-        "model": named.about,
-        "data": experiments.described(whole, tested),
-        "settings": experiments.settings(plan),
-    }
-    run = Run(out or default("attack", about), about, provenance(subject.command()))
+    tested = subject.tested(named, whole, images)
+    run = subject.opened(out, "attack", named, whole, tested, seed, experiments.settings(plan))
     with screen.screen() as bars:
         results = experiments.attack(run, named.model, tested, plan, on_unit=bars.on_unit)
     screen.before_after(results, ["before"])

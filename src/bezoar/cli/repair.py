@@ -44,23 +44,16 @@ def repair(
     """
     from bezoar import experiments
     from bezoar.cli import screen, subject
-    from bezoar.runs import Run, default, provenance
 
     subject.threads(threads)
     plan = subject.plan(eps, curve, attacks, floor, seed)
     chosen = subject.method(method, inner, plan.eps, rounds, target)
     named = subject.subject(model, factory, weights)
     whole = subject.dataset(data, data_root, image_size, named.shape)
-    tested = subject.tested(whole, images)
-    subject.fits(named, tested)
-    about = {
-        "title": f"{named.about['file']} on {tested.name}",
-        "seed": seed,
-        "model": named.about,
-        "data": experiments.described(whole, tested),
-        "settings": experiments.settings(plan, chosen),
-    }
-    run = Run(out or default("repair", about), about, provenance(subject.command()))
+    tested = subject.tested(named, whole, images)
+    run = subject.opened(
+        out, "repair", named, whole, tested, seed, experiments.settings(plan, chosen)
+    )
     with screen.screen() as bars:
         results = experiments.repair(
             run,

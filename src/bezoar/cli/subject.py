@@ -10,12 +10,13 @@ from typing import Any
 
 from torch import nn
 
-from bezoar import audit, checkpoints, checks, data, models, recipes
+from bezoar import audit, checkpoints, checks, data, experiments, models, recipes
 from bezoar.classifier import require, weights_hash
 from bezoar.data.imageset import DataSet, ImageSet
 from bezoar.experiments import Plan
 from bezoar.referee import metric_of
 from bezoar.repairs import REPAIRS, Repair
+from bezoar.runs import Run, default, provenance
 
 
 @dataclass(frozen=True)
@@ -92,12 +93,13 @@ def writable(out: Path) -> None:
         raise ValueError(f"--out={out}: {nearest}: expected a folder that can be written to")
 
 
-def fits(named: Subject, images: ImageSet) -> None:
-    """Require that the model takes these images and has their classes, before anything is made.
+def tested(named: Subject, whole: DataSet, count: int) -> ImageSet:
+    """The test images that are attacked: the first ``count``, or all if 0.
 
     Raises:
-        ValueError: images of another size, or another number of classes.
+        ValueError: the model takes images of another size, or has another number of classes.
     """
+    images = whole.test.first(min(count, len(whole.test))) if count else whole.test
     where = f"{named.about['file']} on {images.name}"
     if named.shape is not None and named.shape != images.shape:
         expected = f"expected {named.shape}, for which the network is built"
@@ -107,11 +109,27 @@ def fits(named: Subject, images: ImageSet) -> None:
         require(named.model, probe, len(images.classes))
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
+    return images
 
 
-def tested(whole: DataSet, count: int) -> ImageSet:
-    """The test images that are attacked: the first ``count``, or all if 0."""
-    return whole.test.first(min(count, len(whole.test))) if count else whole.test
+def opened(
+    out: Path | None,
+    verb: str,
+    named: Subject,
+    whole: DataSet,
+    tested: ImageSet,
+    seed: int,
+    settings: dict[str, Any],
+) -> Run:
+    """Make the run folder, or take it up; last, when all options have been found good."""
+    about = {
+        "title": f"{named.about['file']} on {tested.name}",
+        "seed": seed,
+        "model": named.about,
+        "data": experiments.described(whole, tested),
+        "settings": settings,
+    }
+    return Run(out or default(verb, about), about, provenance(command()))
 
 
 def plan(eps: str, curve: str, attacks: list[str] | None, floor: str, seed: int) -> Plan:
