@@ -44,11 +44,11 @@ class Lying(Attack):
     restarts: int = 1
     norm: str = field(default="linf", init=False)
 
-    def start(self, x, goal, noise):
+    def start(self, x, oracle, noise):
         return Ball(x, x)
 
     def step(self, state, oracle):
-        oracle.ascent(state.x)
+        oracle.logits(state.x)
         return Ball(state.x + self.by, state.x)
 
     def best(self, state):

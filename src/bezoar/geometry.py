@@ -24,6 +24,38 @@ def project_l2(x_adv: Tensor, x: Tensor, eps: float) -> Tensor:
     return (x + change * factor).clamp(0, 1)
 
 
+def onto_plane_linf(x: Tensor, normal: Tensor, offset: Tensor) -> Tensor:
+    r"""Nearest point of a hyperplane in the image box [0, 1], by the Linf norm.
+
+    .. math::
+        \min_z \lVert z - x\rVert_\infty \quad\text{with}\quad
+        \langle w, z\rangle = b,\; z \in [0, 1]^d
+
+    Every pixel moves by the same amount towards the plane, or as far as the box lets it. Where
+    the plane does not meet the box, the corner that comes nearest to it.
+
+    Args:
+        x: images ``(N, C, H, W)`` in [0, 1].
+        normal: w, of their shape.
+        offset: b, ``(N,)``.
+    """
+    w, flat = normal.flatten(1), x.flatten(1)
+    missing = offset - (w * flat).sum(dim=1)
+    along = w.sign() * missing.sign()[:, None]
+    room = torch.where(along > 0, 1 - flat, flat)  # how far each pixel can go
+    size = w.abs()
+    order = room.argsort(dim=1)
+    sorted_room, sorted_size = room.gather(1, order), size.gather(1, order)
+    # gain[k]: how much nearer the plane comes when all move by the room of the k-th pixel.
+    spent, of_size = (sorted_size * sorted_room).cumsum(dim=1), sorted_size.cumsum(dim=1)
+    gain = spent + sorted_room * (of_size[:, -1:] - of_size)
+    k = torch.searchsorted(gain.contiguous(), missing.abs()[:, None]).clamp(max=w.shape[1] - 1)
+    before = (spent - sorted_size * sorted_room).gather(1, k)
+    moving = (of_size[:, -1:] - of_size + sorted_size).gather(1, k)
+    by = (missing.abs()[:, None] - before) / moving.clamp(min=1e-30)
+    return (flat + along * torch.minimum(by, room)).reshape(x.shape).clamp(0, 1)
+
+
 def linf_radius(eps: float) -> float:
     """The radius that counts: beyond 1 the Linf ball around an image holds the whole box."""
     return min(eps, 1.0)

@@ -248,9 +248,16 @@ def metric_of(attack: Attack) -> str:
 
 
 def name_of(attack: Attack) -> str:
-    """Name of an attack in tables: its name in the table of attacks, with the number of steps."""
+    """Name of an attack in tables: its name in the table of attacks, loss and number of steps.
+
+    The loss is named where it is not the attack's usual one, the number of steps where there are
+    several; an attack of parts has its name alone.
+    """
     names = [name for name, kind in ATTACKS.items() if kind is type(attack)]
     name = names[0] if names else type(attack).__name__.lower()
-    if attack.steps <= 1:
+    loss = getattr(attack, "loss", None)
+    if loss != getattr(type(attack), "loss", None):
+        name = f"{name}-{loss}"
+    if attack.steps <= 1 or attack.parts:
         return name
     return f"{name}-{attack.steps}" if name[-1].isdigit() else f"{name}{attack.steps}"

@@ -61,6 +61,11 @@ class Noise:
             for image, draw in counters
         ]
 
+    def keys(self) -> Tensor:
+        """A key of each image's draw for ``hashed``, ``(N,)`` int64 on the CPU."""
+        rows = [g.integers(0, 2**63, dtype=np.int64) for g in self._generators()]
+        return torch.from_numpy(np.array(rows, dtype=np.int64))
+
     def uniform(self, shape: Sequence[int]) -> Tensor:
         """Noise from U[-1, 1), float32 ``(N, *shape)`` on the CPU."""
         rows = [g.random(shape, dtype=np.float32) for g in self._generators()]
@@ -70,3 +75,37 @@ class Noise:
         """Noise from N(0, 1), float32 ``(N, *shape)`` on the CPU."""
         rows = [g.standard_normal(shape, dtype=np.float32) for g in self._generators()]
         return torch.from_numpy(np.stack(rows))
+
+
+def hashed(keys: Tensor, steps: Tensor, shape: Sequence[int]) -> Tensor:
+    """Noise from U[0, 1) for the steps of an attack, made where the images are.
+
+    Element e of image n is the SplitMix64 hash (Steele, Lea and Flood, 2014) of its key, the
+    number of its step and e, so it depends neither on its neighbours nor on earlier draws.
+
+    Args:
+        keys: as ``Noise.keys`` gives them, ``(N,)`` int64.
+        steps: number of each image's step, ``(N,)`` int64, 0 to 2**23.
+        shape: of one image's noise, at most 2**40 elements.
+
+    Returns:
+        Float32, ``(N, *shape)``, on the device of ``keys``.
+    """
+    size = int(np.prod(shape))
+    element = torch.arange(size, dtype=torch.int64, device=keys.device)
+    # Odd multiplier: steps and elements are told apart before they are mixed.
+    z = keys[:, None] + ((steps << 40)[:, None] + element) * _signed(0x9E3779B97F4A7C15)
+    z = (z ^ _shifted(z, 30)) * _signed(0xBF58476D1CE4E5B9)
+    z = (z ^ _shifted(z, 27)) * _signed(0x94D049BB133111EB)
+    top = _shifted(z ^ _shifted(z, 31), 40)  # 24 bits, exact in float32
+    return (top.to(torch.float32) / 2**24).reshape(len(keys), *shape)
+
+
+def _signed(word: int) -> int:
+    """An unsigned 64-bit word as torch's int64, which wraps around like it."""
+    return word - 2**64 if word >= 2**63 else word
+
+
+def _shifted(z: Tensor, by: int) -> Tensor:
+    """Logical shift to the right; that of int64 would copy the sign."""
+    return (z >> by) & ((1 << (64 - by)) - 1)

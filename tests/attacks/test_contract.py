@@ -7,7 +7,28 @@ import pytest
 import torch
 from torch import nn
 
-from bezoar.attacks import ATTACKS, FGSM, PGD, PGDL2, FGSMRandomStart, UniformNoise, Untargeted
+from bezoar.attacks import (
+    APGD,
+    ATTACKS,
+    BIM,
+    DIFGSM,
+    FGSM,
+    MIFGSM,
+    NIFGSM,
+    PGD,
+    PGDL2,
+    RFGSM,
+    SIFGSM,
+    TIFGSM,
+    VMIFGSM,
+    APGDTargeted,
+    AutoAttack,
+    FABTargeted,
+    FGSMRandomStart,
+    Square,
+    UniformNoise,
+    Untargeted,
+)
 from bezoar.attacks.engine import perturb, search
 from bezoar.classifier import prepare
 from bezoar.geometry import DISTANCES
@@ -16,18 +37,35 @@ from bezoar.seeds import Noise, generator
 CASES = [
     FGSM(eps=0.1),
     FGSMRandomStart(eps=0.1),
+    RFGSM(eps=0.1),
+    BIM(eps=0.1, steps=3),
     PGD(eps=0.1, steps=3),
     PGD(eps=0.1, steps=3, step_size=0.05, restarts=2),
     PGD(eps=0.1, steps=3, random_start=False),
+    PGD(eps=0.1, steps=3, loss="margin"),
     PGDL2(eps=0.5, steps=3),
     PGDL2(eps=0.5, steps=3, step_size=0.3, restarts=2),
     PGDL2(eps=0.5, steps=3, random_start=False),
+    APGD(eps=0.1, steps=5),
+    APGD(eps=0.1, steps=5, restarts=2, loss="dlr"),
+    APGDTargeted(eps=0.1, steps=5, restarts=3),
+    FABTargeted(eps=0.1, steps=3, restarts=3),
+    Square(eps=0.1, steps=9, restarts=2),
+    AutoAttack(eps=0.1, steps=3, targets=2, queries=5),
+    MIFGSM(eps=0.1, steps=3),
+    NIFGSM(eps=0.1, steps=3),
+    SIFGSM(eps=0.1, steps=3, copies=2),
+    DIFGSM(eps=0.1, steps=3),
+    TIFGSM(eps=0.1, steps=3),
+    VMIFGSM(eps=0.1, steps=3, samples=2),
     UniformNoise(eps=0.1),
     UniformNoise(eps=0.1, restarts=2),
 ]
+STARTS = (FGSMRandomStart, RFGSM, PGD, PGDL2, APGD, UniformNoise, Square)
 RANDOM = [
-    case for case in CASES if not isinstance(case, FGSM) and getattr(case, "random_start", True)
+    case for case in CASES if isinstance(case, STARTS) and getattr(case, "random_start", True)
 ]
+NO_GRADIENT = (Square, UniformNoise)
 LINF = [case for case in CASES if case.norm == "linf"]
 
 
@@ -153,7 +191,7 @@ class TestContract:
         found = attacked(engine, attack, model, x, torch.zeros(12, dtype=torch.int64))
         assert torch.isfinite(found.x_adv).all()
         assert (found.first_success == -1).all()
-        assert (found.zero_gradient == (attack.steps > 0)).all()
+        assert (found.zero_gradient == (not isinstance(attack, NO_GRADIENT))).all()
 
     def test_sees_no_zero_gradient_where_there_is_none(self, engine, attack, convnet, right):
         assert not attacked(engine, attack, convnet, *right).zero_gradient.any()
@@ -201,7 +239,7 @@ class TestCall:
 @pytest.mark.parametrize("attack", RANDOM, ids=repr)
 class TestRandomStart:
     def start(self, attack, x, noise):
-        return attack.best(attack.start(x, Untargeted(torch.zeros(len(x)).long()), noise))
+        return attack.best(attack.start(x, None, noise))
 
     def test_an_image_starts_where_its_own_noise_says(self, attack, batch):
         x, _ = batch
@@ -277,7 +315,15 @@ def test_more_steps_never_leave_more_standing(attack, affine):
 
 
 @pytest.mark.parametrize(
-    "attack", [PGD(eps=0.05, steps=1), PGDL2(eps=0.3, steps=1), UniformNoise(eps=0.4)], ids=repr
+    "attack",
+    [
+        PGD(eps=0.05, steps=1),
+        PGDL2(eps=0.3, steps=1),
+        APGD(eps=0.05, steps=1),
+        Square(eps=0.2, steps=3),
+        UniformNoise(eps=0.4),
+    ],
+    ids=repr,
 )
 def test_more_restarts_never_leave_more_standing(attack, affine):
     counts = [standing(replace(attack, restarts=restarts), affine) for restarts in (1, 2, 4, 8)]

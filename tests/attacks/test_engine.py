@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from bezoar.attacks import FGSM, PGD, PGDL2, Targeted, UniformNoise, Untargeted
-from bezoar.attacks.engine import GradientOracle, perturb, search
+from bezoar.attacks.engine import Answers, perturb, search
+from bezoar.attacks.losses import cross_entropy
 from bezoar.attacks.protocol import Attack, Ball
 from bezoar.seeds import Noise
 
@@ -241,27 +242,47 @@ def test_no_images_need_no_pass(size, convnet):
 class TestOracle:
     def test_sums_the_loss_so_that_neighbours_do_not_count(self, convnet, batch):
         x, y = batch
-        whole = GradientOracle(convnet, Untargeted(y)).ascent(x)
-        alone = GradientOracle(convnet, Untargeted(y[3:4])).ascent(x[3:4])
+        _, whole = Answers(convnet, PGD(), x, Untargeted(y)).gradient(x, cross_entropy)
+        one = Answers(convnet, PGD(), x[3:4], Untargeted(y[3:4]))
+        _, alone = one.gradient(x[3:4], cross_entropy)
         torch.testing.assert_close(whole[3:4], alone)
 
     def test_works_where_gradients_are_switched_off(self, convnet, batch):
         x, y = batch
         with torch.no_grad():
-            gradient = GradientOracle(convnet, Untargeted(y)).ascent(x)
+            _, gradient = Answers(convnet, PGD(), x, Untargeted(y)).gradient(x, cross_entropy)
         assert gradient.abs().sum() > 0
         assert not x.requires_grad
 
     def test_keeps_the_first_of_several_points_that_fooled(self):
-        oracle = GradientOracle(Watched(0.9), zeros(3))
-        points = [images(gaps) for gaps in ([0.1, -0.1, 0.1], [-0.2, -0.2, 0.1], [0.1, 0.1, 0.1])]
+        oracle = Answers(Watched(0.7), PGD(eps=1), images([0.1] * 3, 0.7), zeros(3))
+        points = [
+            images(gaps, 0.7) for gaps in ([0.1, -0.1, 0.1], [-0.2, -0.2, 0.1], [0.1, 0.1, 0.1])
+        ]
         for point in points:
-            oracle.ascent(point)
-        assert oracle.passes == 3
+            oracle.gradient(point, cross_entropy)
+        assert (oracle.forward, oracle.backward) == (3, 3)
         assert oracle.reached.tolist() == [True, True, False]
         torch.testing.assert_close(
             oracle.fooling, torch.stack([points[1][0], points[0][1], points[0][2]])
         )
+
+    def test_counts_no_point_outside_the_ball(self):
+        oracle = Answers(Watched(0.9), PGD(eps=0.08), images([0.05] * 4), zeros(4))
+        oracle.logits(images([-0.02, -0.04, 0.01, -0.2]))  # 0.07, 0.09, 0.04 and 0.25 away
+        assert oracle.reached.tolist() == [True, False, False, False]
+
+    def test_counts_no_point_outside_the_box(self):
+        x = images([0.05] * 2)
+        oracle = Answers(Watched(0.9), PGD(eps=0.2), x, zeros(2))
+        oracle.logits(x + torch.tensor([[0.0, 0.1], [0.0, 0.151]]).reshape(2, 1, 1, 2))
+        assert oracle.reached.tolist() == [True, False]
+
+    def test_logits_cost_a_forward_pass_and_no_gradient(self, convnet, batch):
+        x, y = batch
+        oracle = Answers(convnet, PGD(), x, Untargeted(y))
+        assert torch.equal(oracle.logits(x), convnet(x))
+        assert (oracle.forward, oracle.backward, oracle.zero) == (1, 0, None)
 
 
 class TestGoals:
@@ -271,13 +292,13 @@ class TestGoals:
         goal = Untargeted(torch.tensor([0, 0]))
         assert goal.reached(self.LOGITS).tolist() == [False, True]
         expected = nn.functional.cross_entropy(self.LOGITS[1:], torch.tensor([0]))
-        torch.testing.assert_close(goal.loss(self.LOGITS)[1], expected)
+        torch.testing.assert_close(cross_entropy(self.LOGITS, goal)[1], expected)
 
     def test_targeted_is_reached_at_the_target_only_and_ascends_towards_it(self):
         goal = Targeted(torch.tensor([1, 2]))
         assert goal.reached(self.LOGITS).tolist() == [False, True]
         expected = -nn.functional.cross_entropy(self.LOGITS[:1], torch.tensor([1]))
-        torch.testing.assert_close(goal.loss(self.LOGITS)[0], expected)
+        torch.testing.assert_close(cross_entropy(self.LOGITS, goal)[0], expected)
 
     @pytest.mark.parametrize("kind", [Untargeted, Targeted])
     def test_taking_rows_keeps_each_image_its_own_goal(self, kind):
@@ -306,11 +327,13 @@ class Broken(Attack):
     norm: str = field(default="linf", init=False)
     restarts: int = field(default=1, init=False)
 
-    def start(self, x, goal, noise):
+    def start(self, x, oracle, noise):
         return Ball(x, x)
 
     def step(self, state, oracle):
-        return Ball(oracle.ascent(state.x_adv), state.x) if self.asks else state
+        if self.asks:
+            oracle.logits(state.x_adv)
+        return state
 
     def best(self, state):
         return state.x[..., :1] if self.crops else state.x

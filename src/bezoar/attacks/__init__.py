@@ -3,31 +3,70 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from bezoar.attacks.apgd import APGD
+from bezoar.attacks.apgd_targeted import APGDTargeted
+from bezoar.attacks.autoattack import AutoAttack
+from bezoar.attacks.bim import BIM
+from bezoar.attacks.di_fgsm import DIFGSM
+from bezoar.attacks.fab_targeted import FABTargeted
 from bezoar.attacks.fgsm import FGSM
 from bezoar.attacks.fgsm_rs import FGSMRandomStart
+from bezoar.attacks.mi_fgsm import MIFGSM
+from bezoar.attacks.ni_fgsm import NIFGSM
 from bezoar.attacks.noise import UniformNoise
 from bezoar.attacks.pgd import PGD
 from bezoar.attacks.pgd_l2 import PGDL2
 from bezoar.attacks.protocol import Attack, Goal, Targeted, Untargeted
+from bezoar.attacks.r_fgsm import RFGSM
+from bezoar.attacks.si_fgsm import SIFGSM
+from bezoar.attacks.square import Square
+from bezoar.attacks.ti_fgsm import TIFGSM
+from bezoar.attacks.vmi_fgsm import VMIFGSM
 
 ATTACKS: Mapping[str, type[Attack]] = MappingProxyType(
     {
         "fgsm": FGSM,
         "fgsm-rs": FGSMRandomStart,
+        "r-fgsm": RFGSM,
+        "bim": BIM,
         "pgd": PGD,
         "pgd-l2": PGDL2,
+        "apgd": APGD,
+        "apgd-t": APGDTargeted,
+        "fab-t": FABTargeted,
+        "square": Square,
+        "autoattack": AutoAttack,
+        "mi-fgsm": MIFGSM,
+        "ni-fgsm": NIFGSM,
+        "si-fgsm": SIFGSM,
+        "di-fgsm": DIFGSM,
+        "ti-fgsm": TIFGSM,
+        "vmi-fgsm": VMIFGSM,
         "noise": UniformNoise,
     }
 )
 
 __all__ = [
+    "APGD",
     "ATTACKS",
+    "BIM",
+    "DIFGSM",
     "FGSM",
+    "MIFGSM",
+    "NIFGSM",
     "PGD",
     "PGDL2",
+    "RFGSM",
+    "SIFGSM",
+    "TIFGSM",
+    "VMIFGSM",
+    "APGDTargeted",
     "Attack",
+    "AutoAttack",
+    "FABTargeted",
     "FGSMRandomStart",
     "Goal",
+    "Square",
     "Targeted",
     "UniformNoise",
     "Untargeted",

@@ -7,15 +7,18 @@ wants, at a fraction of the passes.
 """
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from bezoar.attacks.protocol import Attack, Goal
+from bezoar.attacks.protocol import Attack, Goal, Loss
 from bezoar.classifier import device_of
+from bezoar.geometry import DISTANCES
 from bezoar.seeds import Noise
+
+ROUNDING = 1e-6  # of a distance in float32, in pixel units
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,32 +39,52 @@ class Attacked:
     zero_gradient: Tensor
 
 
-class GradientOracle:
-    """Answers an attack with gradients and notes what it saw on the way."""
+class Answers:
+    """Answers an attack's questions about a classifier, and notes what it saw on the way.
 
-    def __init__(self, classifier: nn.Module, goal: Goal) -> None:
-        self._classifier = classifier
-        self._goal = goal
-        self.passes = 0
-        self.reached: Tensor | None = None  # goal reached at any point asked about, (N,) bool
-        self.fooling: Tensor | None = None  # the first such point of each image
+    Args:
+        classifier: in eval mode and frozen.
+        attack: its norm and eps say which images count.
+        x: the clean images, ``(N, C, H, W)``.
+        goal: what is wanted of them.
+    """
+
+    def __init__(self, classifier: nn.Module, attack: Attack, x: Tensor, goal: Goal) -> None:
+        self.goal = goal
+        self._classifier, self._x = classifier, x
+        self._distance, self._radius = DISTANCES[attack.norm], attack.eps + ROUNDING
+        self.forward = self.backward = 0
+        self.fooling = x  # the first image of each that reached the goal in ball and box
+        self.reached = torch.zeros(len(x), dtype=torch.bool, device=x.device)
         self.zero: Tensor | None = None  # the gradient was exactly zero, (N,) bool
 
-    def ascent(self, x: Tensor) -> Tensor:
+    def logits(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            logits: Tensor = self._classifier(x)
+        self.forward += 1
+        self._note(x, logits)
+        return logits
+
+    def gradient(self, x: Tensor, loss: Loss) -> tuple[Tensor, Tensor]:
         with torch.enable_grad():
             point = x.detach().requires_grad_()
             logits = self._classifier(point)
-            (gradient,) = torch.autograd.grad(self._goal.loss(logits).sum(), point)
-        self.passes += 1
+            values = loss(logits, self.goal)
+            (gradient,) = torch.autograd.grad(values.sum(), point)
+        self.forward += 1
+        self.backward += 1
         self.zero = (gradient == 0).flatten(1).all(dim=1)
-        reached = self._goal.reached(logits.detach())
-        if self.reached is None or self.fooling is None:
-            self.reached, self.fooling = reached, x
-        else:
-            new = (reached & ~self.reached).reshape(-1, 1, 1, 1)
-            self.fooling = torch.where(new, x, self.fooling)
-            self.reached = self.reached | reached
-        return gradient
+        self._note(x, logits.detach())
+        return values.detach(), gradient
+
+    def _note(self, x: Tensor, logits: Tensor) -> None:
+        new = self.goal.reached(logits) & ~self.reached
+        if new.any():
+            inside = self._distance(x, self._x) <= self._radius
+            inside &= ((x >= 0) & (x <= 1)).flatten(1).all(dim=1)
+            new &= inside
+            self.fooling = torch.where(new.reshape(-1, 1, 1, 1), x, self.fooling)
+            self.reached = self.reached | new
 
 
 def perturb(
@@ -77,27 +100,28 @@ def perturb(
         noise: the images' noise.
         batch: images in a pass.
 
-    Cost: ``attack.steps`` forward and backward passes an image.
+    Cost: what ``attack.steps`` steps of the method cost an image. An attack of parts runs each on
+    all images and keeps the first result that fools, for one forward pass more a part.
     """
+    if attack.parts:
+        return _perturb_in_turn(attack, classifier, x, goal, noise, batch)
     device = device_of(classifier)
-    done, passes = [], []
+    done = []
+    forward, backward = (torch.zeros(len(x), dtype=torch.int64) for _ in range(2))
     zero = torch.zeros(len(x), dtype=torch.bool)
     for rows in torch.arange(len(x)).split(batch):
-        part_goal = goal.take(rows.to(device))
+        part, part_goal = x[rows].to(device), goal.take(rows.to(device))
         part_noise = noise.take(rows.numpy(), noise.draws[rows.numpy()])
-        state = attack.start(x[rows].to(device), part_goal, part_noise)
-        spent = 0
+        answers = Answers(classifier, attack, part, part_goal)
+        state = attack.start(part, answers, part_noise)
         for step in range(attack.steps):
-            oracle = GradientOracle(classifier, part_goal)
-            state = attack.step(state, oracle)
-            spent += oracle.passes
-            if step == 0 and oracle.zero is not None:
-                zero[rows] = oracle.zero.cpu()
+            state = attack.step(state, answers)
+            if step == 0 and answers.zero is not None:
+                zero[rows] = answers.zero.cpu()
         done.append(attack.best(state).cpu())
-        passes.append(torch.full((len(rows),), spent))
-    count = torch.cat(passes)
+        forward[rows], backward[rows] = answers.forward, answers.backward
     never = torch.full((len(x),), -1)
-    return Attacked(torch.cat(done), never, count, count.clone(), zero)
+    return Attacked(torch.cat(done), never, forward, backward, zero)
 
 
 def search(
@@ -112,7 +136,65 @@ def search(
     Arguments and units as in ``perturb``. Cost: at most ``restarts * steps`` forward and backward
     and ``restarts`` further forward passes an image.
     """
+    if attack.parts:
+        return _search_in_turn(attack, classifier, x, goal, noise, batch)
     return _Search(attack, classifier, x, goal, noise, batch).run()
+
+
+def _search_in_turn(
+    attack: Attack, classifier: nn.Module, x: Tensor, goal: Goal, noise: Noise, batch: int
+) -> Attacked:
+    """Each part on the images that those before it left standing."""
+    rows, earlier = torch.arange(len(x)), 0
+    whole = None
+    for part, own in _parts(attack, noise):
+        device = device_of(classifier)
+        left = own.take(rows.numpy(), own.draws[rows.numpy()])
+        found = search(part, classifier, x[rows], goal.take(rows.to(device)), left, batch=batch)
+        if whole is None:
+            whole = found
+        else:
+            whole.x_adv[rows] = found.x_adv
+            whole.forward[rows] += found.forward
+            whole.backward[rows] += found.backward
+            success = found.first_success
+            whole.first_success[rows] = torch.where(success < 0, -1, success + earlier)
+        rows = rows[found.first_success < 0]
+        earlier += part.steps * part.restarts
+    if whole is None:
+        raise ValueError(f"{attack!r}: expected parts, found none")
+    return whole
+
+
+def _perturb_in_turn(
+    attack: Attack, classifier: nn.Module, x: Tensor, goal: Goal, noise: Noise, batch: int
+) -> Attacked:
+    """Each part on all images, in the same batches, for classifiers that see whole batches."""
+    device = device_of(classifier)
+    whole, standing = None, torch.ones(len(x), dtype=torch.bool)
+    for part, own in _parts(attack, noise):
+        found = perturb(part, classifier, x, goal, own, batch=batch)
+        if whole is None:
+            whole = found
+        else:
+            whole.x_adv[standing] = found.x_adv[standing]
+            whole.forward.add_(found.forward)
+            whole.backward.add_(found.backward)
+        for rows in torch.arange(len(x)).split(batch):
+            with torch.no_grad():
+                logits = classifier(found.x_adv[rows].to(device))
+            standing[rows] &= ~goal.take(rows.to(device)).reached(logits).cpu()
+        whole.forward.add_(1)
+    if whole is None:
+        raise ValueError(f"{attack!r}: expected parts, found none")
+    return whole
+
+
+def _parts(attack: Attack, noise: Noise) -> list[tuple[Attack, Noise]]:
+    """The parts, each with noise of its own."""
+    streams = [f"{noise.stream}/part {k}" for k in range(len(attack.parts))]
+    own = (replace(noise, stream=stream) for stream in streams)
+    return list(zip(attack.parts, own, strict=True))
 
 
 class _Search:
@@ -135,6 +217,7 @@ class _Search:
             0, dtype=torch.int64
         )  # under attack: row of x, and its age in steps
         self.age = torch.zeros(0, dtype=torch.int64)
+        self.clean: Any = None  # their clean images
         self.state: Any = None
         self.unjudged: list[tuple[Tensor, Tensor]] = []  # rows and last points
 
@@ -156,31 +239,46 @@ class _Search:
         rows = torch.tensor([self.waiting.popleft() for _ in range(room)])
         draws = self.noise.draws[rows.numpy()] + self.restart[rows].numpy()
         noise = self.noise.take(rows.numpy(), draws)
-        goal = self.goal.take(rows.to(self.device))
-        fresh = self.attack.start(self.x[rows].to(self.device), goal, noise)
+        clean = self.x[rows].to(self.device)
+        answers = self._answers(rows, clean)
+        fresh = self.attack.start(clean, answers, noise)
+        age = torch.zeros(room, dtype=torch.int64)
+        kept = self._noted(answers, rows, age)
+        clean, *entries = (entry[kept.to(self.device)] for entry in (clean, *fresh))
         if len(self.rows):
-            fresh = type(fresh)(*map(torch.cat, zip(self.state, fresh, strict=True)))
-        self.state = fresh
-        self.rows = torch.cat([self.rows, rows])
-        self.age = torch.cat([self.age, torch.zeros(room, dtype=torch.int64)])
+            clean = torch.cat([self.clean, clean])
+            entries = list(map(torch.cat, zip(self.state, entries, strict=True)))
+        self.clean, self.state = clean, type(fresh)(*entries)
+        self.rows = torch.cat([self.rows, rows[kept]])
+        self.age = torch.cat([self.age, age[kept]])
 
     def _step(self) -> None:
-        oracle = GradientOracle(self.classifier, self.goal.take(self.rows.to(self.device)))
-        self.state = self.attack.step(self.state, oracle)
-        self.forward[self.rows] += oracle.passes
-        self.backward[self.rows] += oracle.passes
-        if oracle.reached is None or oracle.fooling is None or oracle.zero is None:
+        answers = self._answers(self.rows, self.clean)
+        self.state = self.attack.step(self.state, answers)
+        if not answers.forward:
             raise RuntimeError(f"{self.attack!r}: expected step to ask the oracle, it did not")
-        first = (self.age == 0) & (self.restart[self.rows] == 0)
-        self.zero[self.rows[first]] = oracle.zero.cpu()[first]
-        fooled = oracle.reached.cpu()
-        if fooled.any():
-            rows = self.rows[fooled]
-            self.x_adv[rows] = oracle.fooling[oracle.reached].cpu()
-            earlier = self.restart[rows] * self.attack.steps
-            self.first_success[rows] = earlier + self.age[fooled]
-            self._keep(~fooled)
+        if answers.zero is not None:
+            first = (self.age == 0) & (self.restart[self.rows] == 0)
+            self.zero[self.rows[first]] = answers.zero.cpu()[first]
+        kept = self._noted(answers, self.rows, self.age)
+        if not kept.all():
+            self._keep(kept)
         self.age += 1
+
+    def _answers(self, rows: Tensor, clean: Tensor) -> Answers:
+        goal = self.goal.take(rows.to(self.device))
+        return Answers(self.classifier, self.attack, clean, goal)
+
+    def _noted(self, answers: Answers, rows: Tensor, age: Tensor) -> Tensor:
+        """Write down what was asked and found; return which images still stand."""
+        self.forward[rows] += answers.forward
+        self.backward[rows] += answers.backward
+        fooled = answers.reached.cpu()
+        if fooled.any():
+            found = rows[fooled]
+            self.x_adv[found] = answers.fooling[answers.reached].cpu()
+            self.first_success[found] = self.restart[found] * self.attack.steps + age[fooled]
+        return ~fooled
 
     def _retire(self, ended: Tensor) -> None:
         if ended.any():
@@ -195,6 +293,7 @@ class _Search:
     def _keep(self, kept: Tensor) -> None:
         self.rows, self.age = self.rows[kept], self.age[kept]
         on_device = kept.to(self.device)
+        self.clean = self.clean[on_device]
         self.state = type(self.state)(*(entry[on_device] for entry in self.state))
 
     def _judge(self) -> None:

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from bezoar import checks
-from bezoar.attacks.protocol import Attack, Ball, Goal, Oracle
+from bezoar.attacks.losses import cross_entropy
+from bezoar.attacks.protocol import Attack, Ball, Oracle
 from bezoar.geometry import linf_radius, project_linf
 from bezoar.seeds import Noise
 
@@ -31,12 +32,13 @@ class FGSM(Attack):
     def __post_init__(self) -> None:
         checks.in_range("eps", self.eps, 0)
 
-    def start(self, x: Tensor, goal: Goal, noise: Noise) -> Ball:
+    def start(self, x: Tensor, oracle: Oracle, noise: Noise) -> Ball:
         return Ball(x, x)
 
     def step(self, state: Ball, oracle: Oracle) -> Ball:
         eps = linf_radius(self.eps)
-        moved = state.x + eps * oracle.ascent(state.x).sign()
+        _, gradient = oracle.gradient(state.x, cross_entropy)
+        moved = state.x + eps * gradient.sign()
         return Ball(project_linf(moved, state.x, eps), state.x)
 
     def best(self, state: Ball) -> Tensor:

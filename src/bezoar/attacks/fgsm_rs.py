@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from bezoar import checks
-from bezoar.attacks.protocol import Attack, Ball, Goal, Oracle
+from bezoar.attacks.losses import cross_entropy
+from bezoar.attacks.protocol import Attack, Ball, Oracle
 from bezoar.geometry import linf_radius, project_linf
 from bezoar.seeds import Noise
 
@@ -37,13 +38,14 @@ class FGSMRandomStart(Attack):
         checks.in_range("eps", self.eps, 0)
         checks.in_range("alpha", self.alpha, 0, 2)
 
-    def start(self, x: Tensor, goal: Goal, noise: Noise) -> Ball:
+    def start(self, x: Tensor, oracle: Oracle, noise: Noise) -> Ball:
         u = linf_radius(self.eps) * noise.uniform(x.shape[1:]).to(x)
         return Ball((x + u).clamp(0, 1), x)
 
     def step(self, state: Ball, oracle: Oracle) -> Ball:
         eps = linf_radius(self.eps)
-        moved = state.x_adv + self.alpha * eps * oracle.ascent(state.x_adv).sign()
+        _, gradient = oracle.gradient(state.x_adv, cross_entropy)
+        moved = state.x_adv + self.alpha * eps * gradient.sign()
         return Ball(project_linf(moved, state.x, eps), state.x)
 
     def best(self, state: Ball) -> Tensor:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from bezoar import checks
-from bezoar.attacks.protocol import Attack, Ball, Goal, Oracle
+from bezoar.attacks.protocol import Attack, Ball, Oracle
 from bezoar.geometry import linf_radius
 from bezoar.seeds import Noise
 
@@ -31,7 +31,7 @@ class UniformNoise(Attack):
         checks.in_range("eps", self.eps, 0)
         checks.at_least("restarts", self.restarts, 1)
 
-    def start(self, x: Tensor, goal: Goal, noise: Noise) -> Ball:
+    def start(self, x: Tensor, oracle: Oracle, noise: Noise) -> Ball:
         u = linf_radius(self.eps) * noise.uniform(x.shape[1:]).to(x)
         return Ball((x + u).clamp(0, 1), x)
 

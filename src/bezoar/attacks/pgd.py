@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from bezoar import checks
-from bezoar.attacks.protocol import Attack, Ball, Goal, Oracle
+from bezoar.attacks.losses import LOSSES
+from bezoar.attacks.protocol import Attack, Ball, Oracle
 from bezoar.geometry import linf_radius, project_linf
 from bezoar.seeds import Noise
 
@@ -29,6 +30,7 @@ class PGD(Attack):
             every point of the ball from any other whatever eps is swept over.
         random_start: draw u; when false, start at the clean image.
         restarts: number of starts; later ones go on with the images that still stand.
+        loss: what is ascended, a name in ``losses.LOSSES``.
     """
 
     eps: float = 0.1
@@ -36,16 +38,18 @@ class PGD(Attack):
     step_size: float | None = None
     random_start: bool = True
     restarts: int = 1
+    loss: str = "ce"
     norm: str = field(default="linf", init=False, repr=False)
 
     def __post_init__(self) -> None:
         checks.in_range("eps", self.eps, 0)
         checks.at_least("steps", self.steps, 1)
         checks.at_least("restarts", self.restarts, 1)
+        checks.known("loss", self.loss, LOSSES)
         if self.step_size is not None:
             checks.in_range("step_size", self.step_size, 0)
 
-    def start(self, x: Tensor, goal: Goal, noise: Noise) -> Ball:
+    def start(self, x: Tensor, oracle: Oracle, noise: Noise) -> Ball:
         if not self.random_start:
             return Ball(x, x)
         u = linf_radius(self.eps) * noise.uniform(x.shape[1:]).to(x)
@@ -54,7 +58,8 @@ class PGD(Attack):
     def step(self, state: Ball, oracle: Oracle) -> Ball:
         eps = linf_radius(self.eps)
         alpha = 2.5 * eps / self.steps if self.step_size is None else self.step_size
-        moved = state.x_adv + alpha * oracle.ascent(state.x_adv).sign()
+        _, gradient = oracle.gradient(state.x_adv, LOSSES[self.loss])
+        moved = state.x_adv + alpha * gradient.sign()
         return Ball(project_linf(moved, state.x, eps), state.x)
 
     def best(self, state: Ball) -> Tensor:

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from bezoar import checks
-from bezoar.attacks.protocol import Attack, Ball, Goal, Oracle
+from bezoar.attacks.losses import LOSSES
+from bezoar.attacks.protocol import Attack, Ball, Oracle
 from bezoar.geometry import direction_l2, project_l2
 from bezoar.seeds import Noise
 
@@ -28,6 +29,7 @@ class PGDL2(Attack):
         step_size: the length alpha; ``None`` is 2.5 eps / steps.
         random_start: when false, start at the clean image.
         restarts: number of starts; later ones go on with the images that still stand.
+        loss: what is ascended, a name in ``losses.LOSSES``.
     """
 
     eps: float = 1.0
@@ -35,16 +37,18 @@ class PGDL2(Attack):
     step_size: float | None = None
     random_start: bool = True
     restarts: int = 1
+    loss: str = "ce"
     norm: str = field(default="l2", init=False, repr=False)
 
     def __post_init__(self) -> None:
         checks.in_range("eps", self.eps, 0)
         checks.at_least("steps", self.steps, 1)
         checks.at_least("restarts", self.restarts, 1)
+        checks.known("loss", self.loss, LOSSES)
         if self.step_size is not None:
             checks.in_range("step_size", self.step_size, 0)
 
-    def start(self, x: Tensor, goal: Goal, noise: Noise) -> Ball:
+    def start(self, x: Tensor, oracle: Oracle, noise: Noise) -> Ball:
         if not self.random_start:
             return Ball(x, x)
         # The first d of d + 2 coordinates of a uniform point of the sphere are uniform in the ball.
@@ -55,7 +59,8 @@ class PGDL2(Attack):
 
     def step(self, state: Ball, oracle: Oracle) -> Ball:
         alpha = 2.5 * self.eps / self.steps if self.step_size is None else self.step_size
-        moved = state.x_adv + alpha * direction_l2(oracle.ascent(state.x_adv))
+        _, gradient = oracle.gradient(state.x_adv, LOSSES[self.loss])
+        moved = state.x_adv + alpha * direction_l2(gradient)
         return Ball(project_l2(moved, state.x, self.eps), state.x)
 
     def best(self, state: Ball) -> Tensor:

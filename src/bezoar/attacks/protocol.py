@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bezoar.seeds import Noise
@@ -14,8 +14,13 @@ from bezoar.seeds import Noise
 class Goal(Protocol):
     """What the attacker wants, as a value: one entry an image, so that it can be compacted."""
 
-    def loss(self, logits: Tensor) -> Tensor:
-        """The loss that the attack ascends, ``(N, K)`` to ``(N,)``."""
+    @property
+    def aim(self) -> Tensor:
+        """The class that it is about, ``(N,)`` int64."""
+
+    @property
+    def sign(self) -> int:
+        """1 to lead away from that class, -1 to lead towards it."""
 
     def reached(self, logits: Tensor) -> Tensor:
         """Whether the classifier is fooled, ``(N, K)`` to ``(N,)`` bool."""
@@ -26,45 +31,71 @@ class Goal(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Untargeted:
-    """Any class but the true one: ascend the cross-entropy of ``y``, ``(N,)`` int64."""
+    """Any class but the true one, ``aim``, ``(N,)`` int64."""
 
-    y: Tensor
-
-    def loss(self, logits: Tensor) -> Tensor:
-        return F.cross_entropy(logits, self.y, reduction="none")
+    aim: Tensor
+    sign: int = field(default=1, init=False)
 
     def reached(self, logits: Tensor) -> Tensor:
-        return logits.argmax(dim=1) != self.y
+        return logits.argmax(dim=1) != self.aim
 
     def take(self, rows: Tensor) -> Untargeted:
-        return Untargeted(self.y.to(rows.device)[rows])
+        return Untargeted(self.aim.to(rows.device)[rows])
 
 
 @dataclass(frozen=True, eq=False)
 class Targeted:
-    """One class of the attacker's choice: descend the cross-entropy of ``target``, ``(N,)``."""
+    """One class of the attacker's choice, ``aim``, ``(N,)`` int64."""
 
-    target: Tensor
-
-    def loss(self, logits: Tensor) -> Tensor:
-        return -F.cross_entropy(logits, self.target, reduction="none")
+    aim: Tensor
+    sign: int = field(default=-1, init=False)
 
     def reached(self, logits: Tensor) -> Tensor:
-        return logits.argmax(dim=1) == self.target
+        return logits.argmax(dim=1) == self.aim
 
     def take(self, rows: Tensor) -> Targeted:
-        return Targeted(self.target.to(rows.device)[rows])
+        return Targeted(self.aim.to(rows.device)[rows])
+
+
+Loss = Callable[[Tensor, Goal], Tensor]
+"""Logits ``(N, K)`` and goal to what the attack ascends, ``(N,)``; see ``losses``."""
 
 
 class Oracle(Protocol):
-    """What an attack may ask of the classifier; every pass is counted by whoever answers."""
+    """What an attack may ask of the classifier about images ``(N, C, H, W)``.
 
-    def ascent(self, x: Tensor) -> Tensor:
-        """Gradient of the goal's loss at ``x``, of the shape of ``x``.
+    Every pass is counted by whoever answers. Any image in ball and box that is asked about and
+    fools the classifier counts as found, whatever the attack asked for.
+    """
+
+    @property
+    def goal(self) -> Goal:
+        """What is wanted of the images, in their order."""
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Logits ``(N, K)``: all that a black-box attack may know. Cost: a forward pass."""
+
+    def gradient(self, x: Tensor, loss: Loss) -> tuple[Tensor, Tensor]:
+        """The loss ``(N,)`` and its gradient, of the shape of ``x``.
 
         The loss is summed over images, so an image's gradient does not depend on its batch.
         Cost: one forward and one backward pass an image.
         """
+
+
+def rivals(oracle: Oracle, x: Tensor, ranks: Tensor) -> Tensor:
+    """The wrong class with the highest logit at ``x`` (rank 0), or the next ones, ``(N,)`` int64.
+
+    Ranks from the number of wrong classes on begin again. Cost: a forward pass an image.
+
+    Raises:
+        ValueError: the goal is one class; then there is none to choose.
+    """
+    if oracle.goal.sign < 0:
+        raise ValueError("targeted goal: expected one that leads away from a class")
+    logits = oracle.logits(x).scatter(1, oracle.goal.aim.unsqueeze(1), -float("inf"))
+    order = logits.argsort(dim=1, descending=True, stable=True)
+    return order.gather(1, (ranks % (logits.shape[1] - 1)).unsqueeze(1)).squeeze(1)
 
 
 class Ball(NamedTuple):
@@ -85,6 +116,8 @@ class Attack(Protocol):
         eps: radius of the ball, in pixel units of [0, 1]; 0 leaves images as they are.
         steps: how often the engine calls ``step``.
         restarts: how many starts an image gets before the attack gives up on it.
+        parts: the attacks that this one consists of, in turn on what is left; of a method, none.
+            One with parts needs no ``start``, ``step`` and ``best``.
     """
 
     norm: str
@@ -92,14 +125,24 @@ class Attack(Protocol):
     steps: int
     restarts: int
 
-    def start(self, x: Tensor, goal: Goal, noise: Noise) -> Any:
+    @property
+    def parts(self) -> tuple[Attack, ...]:
+        return ()
+
+    def start(self, x: Tensor, oracle: Oracle, noise: Noise) -> Any:
         """The state before the first step, a NamedTuple of tensors with a leading N."""
+        raise self._of_parts()
 
     def step(self, state: Any, oracle: Oracle) -> Any:
         """One step for all images of the state; may not mix images."""
+        raise self._of_parts()
 
     def best(self, state: Any) -> Tensor:
         """The adversarial images ``(N, C, H, W)`` of a state."""
+        raise self._of_parts()
+
+    def _of_parts(self) -> TypeError:
+        return TypeError(f"{self!r}: expected an attack with start, step and best; run its parts")
 
     def __call__(self, classifier: nn.Module, x: Tensor, y: Tensor, *, seed: int = 0) -> Tensor:
         """Attack a batch towards any wrong class, in one line, and return the images.

@@ -100,8 +100,8 @@ class Stop:
             noise = Noise(seed, "judge", index, np.full(len(index), round_))
             goal = Untargeted(y[right])
             found = search(self.judge, prepared, x[right], goal, noise)
-            robust[right] = predict(prepared, found.x_adv).argmax(dim=1) == goal.y
-            meter.forward += int(found.forward.sum()) + len(goal.y)
+            robust[right] = predict(prepared, found.x_adv).argmax(dim=1) == goal.aim
+            meter.forward += int(found.forward.sum()) + len(goal.aim)
             meter.backward += int(found.backward.sum())
         clean, standing = (torch.mean(part.double()).item() for part in (right, robust))
         row = {"clean": clean, "robust": standing}

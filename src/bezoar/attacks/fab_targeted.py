@@ -1,0 +1,103 @@
+"""FAB, the fast adaptive boundary attack, towards one wrong class after another."""
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from bezoar import checks
+from bezoar.attacks.protocol import Attack, Goal, Oracle, rivals
+from bezoar.geometry import linf_distance, onto_plane_linf
+from bezoar.seeds import Noise
+
+ALPHA = 0.1  # largest share of the step that starts at the clean image
+ETA = 1.05  # how far beyond the linearised border a step goes
+BETA = 0.9  # share of the way back to the border after a success
+
+
+class Nearest(NamedTuple):
+    """Where the attack is, the clean image, the nearest fooling image and how far it is, and t."""
+
+    x_adv: Tensor
+    x: Tensor
+    nearest: Tensor
+    distance: Tensor
+    target: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class FABTargeted(Attack):
+    r"""Walk along the border between y and t, always pulled back to the clean image.
+
+    With :math:`\pi` the class border linearised at :math:`x_k` and :math:`P` the projection onto
+    it within the image box,
+
+    .. math::
+        x_{k+1} = (1 - \alpha)\bigl(x_k + \eta (P(x_k) - x_k)\bigr)
+                + \alpha\bigl(x + \eta (P(x) - x)\bigr), \qquad
+        \alpha = \min\Bigl(\frac{\lVert P(x_k) - x_k\rVert}{\lVert P(x_k) - x_k\rVert
+                + \lVert P(x) - x\rVert}, 0.1\Bigr)
+
+    and an image that is fooled goes a tenth of the way back to x. It looks for the nearest
+    fooling image and does not know eps, which only says what counts. The r-th restart leads to
+    the wrong class with the r-th highest logit. Paper: arXiv:1907.02044, algorithm 1; targeted as
+    in arXiv:2003.01690, section 5. Cost: ``2 * steps`` forward and ``steps`` backward passes an
+    image and a restart, and two forward passes a restart.
+
+    Args:
+        eps: radius of the Linf ball, in pixel units of [0, 1].
+        steps: number of steps of a restart.
+        restarts: number of targets.
+    """
+
+    eps: float = 0.1
+    steps: int = 100
+    restarts: int = 9
+    norm: str = field(default="linf", init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        checks.in_range("eps", self.eps, 0)
+        checks.at_least("steps", self.steps, 1)
+        checks.at_least("restarts", self.restarts, 1)
+
+    def start(self, x: Tensor, oracle: Oracle, noise: Noise) -> Nearest:
+        target = rivals(oracle, x, torch.from_numpy(noise.draws).to(x.device))
+        return Nearest(x, x, x, x.new_full((len(x),), torch.inf), target)
+
+    def step(self, state: Nearest, oracle: Oracle) -> Nearest:
+        def ahead(logits: Tensor, goal: Goal) -> Tensor:
+            of = torch.stack([state.target, goal.aim], dim=1)
+            pair = logits.gather(1, of)
+            return pair[:, 0] - pair[:, 1]
+
+        here, x = state.x_adv, state.x
+        value, normal = oracle.gradient(here, ahead)
+        offset = (normal * here).flatten(1).sum(dim=1) - value
+        step = onto_plane_linf(here, normal, offset) - here
+        pull = onto_plane_linf(x, normal, offset) - x
+        length, back = _length(step), _length(pull)
+        alpha = (length / (length + back).clamp(min=1e-12)).clamp(max=ALPHA)
+        moved = ((1 - alpha) * (here + ETA * step) + alpha * (x + ETA * pull)).clamp(0, 1)
+
+        fooled = oracle.goal.reached(oracle.logits(moved))
+        distance = linf_distance(moved, x)
+        nearer = fooled & (distance < state.distance)
+        return Nearest(
+            torch.where(_wide(fooled), x + BETA * (moved - x), moved),
+            x,
+            torch.where(_wide(nearer), moved, state.nearest),
+            torch.where(nearer, distance, state.distance),
+            state.target,
+        )
+
+    def best(self, state: Nearest) -> Tensor:
+        return torch.where(_wide(state.distance <= self.eps), state.nearest, state.x)
+
+
+def _length(change: Tensor) -> Tensor:
+    return change.abs().flatten(1).amax(dim=1).reshape(-1, 1, 1, 1)
+
+
+def _wide(each: Tensor) -> Tensor:
+    return each.reshape(-1, 1, 1, 1)

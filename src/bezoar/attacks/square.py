@@ -1,0 +1,113 @@
+"""Square: random search over squares of pixels, for an attacker who sees the scores only."""
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from bezoar import checks
+from bezoar.attacks.losses import margin
+from bezoar.attacks.protocol import Attack, Oracle
+from bezoar.geometry import linf_radius, project_linf
+from bezoar.seeds import Noise, hashed
+
+# Queries, of 10,000, after which the share of changed pixels is halved once more.
+HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
+
+
+class Found(NamedTuple):
+    """The best image so far, the clean one, the margin of the best, queries asked, noise key."""
+
+    x_adv: Tensor
+    x: Tensor
+    value: Tensor
+    age: Tensor
+    key: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Square(Attack):
+    r"""Random search in the Linf ball that moves one square of pixels at a time to its border.
+
+    Starting from vertical stripes of :math:`x \pm \epsilon`, a query sets a square window at a
+    random place to :math:`x \pm \epsilon`, one random sign a channel, and keeps it if the margin
+    :math:`\max_{j \ne y} z_j - z_y` rises. The window holds a share p of the pixels that is
+    halved on a fixed schedule. Paper: arXiv:1912.00049, algorithms 1 and 2.
+
+    A window that would change nothing gets all its signs turned over instead of costing a query.
+    Cost: ``steps`` forward passes an image and a restart, no backward pass.
+
+    Args:
+        eps: radius of the ball, in pixel units of [0, 1].
+        steps: number of queries.
+        p: share of the pixels in the first windows, in (0, 1].
+        restarts: number of searches; later ones go on with the images that still stand.
+    """
+
+    eps: float = 0.1
+    steps: int = 5000
+    p: float = 0.8
+    restarts: int = 1
+    norm: str = field(default="linf", init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        checks.in_range("eps", self.eps, 0)
+        checks.at_least("steps", self.steps, 1)
+        checks.at_least("restarts", self.restarts, 1)
+        checks.in_range("p", self.p, 0, 1)
+
+    def start(self, x: Tensor, oracle: Oracle, noise: Noise) -> Found:
+        n, channels, _, width = x.shape
+        key = noise.keys().to(x.device)
+        age = torch.zeros_like(key)
+        sign = _signs(hashed(key, age, (channels, 1, width)))
+        eps = linf_radius(self.eps)
+        stripes = project_linf(x + eps * sign.to(x), x, eps)
+        return Found(stripes, x, x.new_full((n,), -torch.inf), age, key)
+
+    def step(self, state: Found, oracle: Oracle) -> Found:
+        eps = linf_radius(self.eps)
+        inside, sign = self._window(state)
+        changed = project_linf(state.x + eps * sign, state.x, eps)
+        same = ((changed == state.x_adv) | ~inside).flatten(1).all(dim=1).reshape(-1, 1, 1, 1)
+        turned = project_linf(state.x - eps * sign, state.x, eps)
+        tried = torch.where(inside, torch.where(same, turned, changed), state.x_adv)
+        value = margin(oracle.logits(tried), oracle.goal)
+        better = value > state.value
+        return Found(
+            torch.where(better.reshape(-1, 1, 1, 1), tried, state.x_adv),
+            state.x,
+            torch.where(better, value, state.value),
+            state.age + 1,
+            state.key,
+        )
+
+    def best(self, state: Found) -> Tensor:
+        return state.x_adv
+
+    def _window(self, state: Found) -> tuple[Tensor, Tensor]:
+        """Which pixels each image's query changes, ``(N, 1, H, W)``, and to which sign."""
+        _, channels, height, width = state.x.shape
+        asked = state.age * 10_000 // self.steps
+        late = asked[:, None] > torch.tensor(HALVINGS, device=asked.device)
+        share = self.p / 2.0 ** late.sum(dim=1)
+        side = (share * height * width).sqrt().round().clamp(min=1).long()
+        side = torch.where(state.age == 0, 0, side)  # the first query is for the stripes
+        draws = hashed(state.key, state.age + 1, (2 + channels,))
+        rows = _within(draws[:, 0], side, height)
+        columns = _within(draws[:, 1], side, width)
+        inside = rows[:, None, :, None] & columns[:, None, None, :]
+        return inside, _signs(draws[:, 2:]).to(state.x)[:, :, None, None]
+
+
+def _within(draw: Tensor, side: Tensor, length: int) -> Tensor:
+    """Positions of a window of ``side`` at a random place of a line, ``(N, length)`` bool."""
+    side = side.clamp(max=length)
+    first = (draw * (length - side + 1)).long()
+    place = torch.arange(length, device=draw.device)
+    return (place >= first[:, None]) & (place < (first + side)[:, None])
+
+
+def _signs(draw: Tensor) -> Tensor:
+    return torch.where(draw < 0.5, -1.0, 1.0)
