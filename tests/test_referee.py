@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from bezoar import referee as referee_module
-from bezoar.attacks import FGSM, PGD, PGDL2, FGSMRandomStart, UniformNoise
+from bezoar.attacks import APGD, FGSM, FMN, PGD, PGDL2, AutoAttack, FGSMRandomStart, UniformNoise
 from bezoar.attacks.protocol import Attack, Ball
 from bezoar.classifier import predict, weights_hash
 from bezoar.data.imageset import ImageSet
@@ -302,11 +302,30 @@ class TestRefuses:
         (PGDL2(steps=20), "pgd-l2-20"),
         (UniformNoise(), "noise"),
         (Lying(steps=3), "lying3"),
+        (PGD(steps=40, loss="dlr"), "pgd-dlr40"),
+        (APGD(), "apgd100"),
+        (FMN(eps=1, norm="l2"), "fmn-l2-100"),
+        (AutoAttack(), "autoattack"),
     ],
     ids=repr,
 )
 def test_an_attack_is_named_for_its_method_and_steps(attack, name):
     assert name_of(attack) == name
+
+
+def test_distances_without_a_ball_are_no_robust_accuracy(classifier, images):
+    with pytest.raises(ValueError, match=r"fmn100: eps=inf: expected a number at least 0"):
+        Referee(FMN(), classifier, images, seed=0)
+
+
+def test_autoattack_is_measured_like_any_other(classifier, images):
+    attack = AutoAttack(eps=0.1, steps=5, targets=2, queries=10)
+    found = measure(attack, classifier, images, seed=0)
+    parts = [measure(part, classifier, images, seed=0) for part in attack.parts[:2]]
+    least = min(part.facts.robust_accuracy.value for part in parts)
+    assert found.stamp.metric == "autoattack@0.1"
+    assert found.facts.robust_accuracy.value <= least
+    assert (found.facts.distance <= 0.1 + 1e-6).all()
 
 
 def test_the_stamp_holds_the_whole_recipe(classifier, images):

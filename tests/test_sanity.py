@@ -28,6 +28,7 @@ def measured(
     first=0,
     count=COUNT,
     data="toy/test",
+    backward=1,
 ):
     """Facts of 1000 images of class 0, but for those fooled, wrong clean, or put right."""
     index = np.arange(first, first + count)
@@ -44,7 +45,7 @@ def measured(
         distance=np.full(count, eps, dtype=np.float32),
         first_success=np.full(count, -1),
         forward=np.ones(count, dtype=np.int64),
-        backward=np.ones(count, dtype=np.int64),
+        backward=np.full(count, backward),
         zero_gradient=np.arange(count) < zero,
     )
     stamp = Stamp(
@@ -72,6 +73,10 @@ def noise(**facts):
 
 def pgd(**facts):
     return measured("pgd40", steps=40, **facts)
+
+
+def square(**facts):
+    return measured("square5000", steps=5000, backward=0, **facts)
 
 
 def test_a_healthy_classifier_is_not_accused():
@@ -238,3 +243,22 @@ def test_a_warning_gives_the_numbers_that_raise_it():
     )
     assert found == Warning("masked-gradients", text)
     assert found.as_dict() == {"kind": "masked-gradients", "text": text}
+
+
+class TestScoresOnly:
+    def test_that_fool_more_than_gradients_accuse_them(self):
+        assert kinds(pgd(fooled=range(100)), square(fooled=range(130))) == ["masked-gradients"]
+
+    def test_that_fool_fewer_or_hardly_more_do_not(self):
+        assert kinds(pgd(fooled=range(100)), square(fooled=range(90))) == []
+        assert kinds(pgd(fooled=range(100)), square(fooled=range(104))) == []
+
+    def test_in_another_ball_they_say_nothing(self):
+        assert kinds(pgd(fooled=range(100)), square(eps=0.2, fooled=range(130))) == []
+
+    @pytest.mark.parametrize("weak", [square, measured])
+    def test_an_attack_made_to_transfer_is_no_yardstick(self, weak):
+        transfer = measured("ti-fgsm10", steps=10, fooled=range(60))
+        strong = pgd(fooled=range(120))
+        assert kinds(transfer, strong, weak(fooled=range(100))) == []
+        assert kinds(transfer, strong, weak(fooled=range(160))) == ["masked-gradients"]

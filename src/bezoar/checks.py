@@ -45,6 +45,12 @@ def in_range(name: str, value: float, low: float, high: float = math.inf) -> Non
         raise ValueError(f"{name}={value!r}: expected a number {span}")
 
 
+def radius(name: str, value: float) -> None:
+    """Require the radius of a ball: a number at least 0, or infinity for no ball at all."""
+    if not value >= 0:  # also true for NaN
+        raise ValueError(f"{name}={value!r}: expected a number at least 0")
+
+
 def at_least(name: str, value: int, low: int) -> None:
     """Require an integer that is not below ``low``."""
     if isinstance(value, bool) or not isinstance(value, int) or value < low:

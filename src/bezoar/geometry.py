@@ -75,9 +75,44 @@ def direction_l2(change: Tensor) -> Tensor:
     return scaled / norms_l2(scaled).clamp(min=1e-12)
 
 
+def norms_l1(change: Tensor) -> Tensor:
+    """L1 norm of each image's change, ``(N, 1, 1, 1)``."""
+    return change.abs().flatten(1).sum(dim=1).reshape(-1, 1, 1, 1)
+
+
+def norms_linf(change: Tensor) -> Tensor:
+    """Largest change of any pixel of each image, ``(N, 1, 1, 1)``."""
+    return change.abs().flatten(1).amax(dim=1).reshape(-1, 1, 1, 1)
+
+
+def shorten_linf(change: Tensor, radius: Tensor) -> Tensor:
+    """Nearest change of Linf norm at most ``radius``, ``(N, 1, 1, 1)``."""
+    return torch.minimum(torch.maximum(change, -radius), radius)
+
+
+def shorten_l2(change: Tensor, radius: Tensor) -> Tensor:
+    """Nearest change of L2 norm at most ``radius``, ``(N, 1, 1, 1)``."""
+    return change * (radius / norms_l2(change).clamp(min=1e-12)).clamp(max=1)
+
+
+def shorten_l1(change: Tensor, radius: Tensor) -> Tensor:
+    """Nearest change of L1 norm at most ``radius``, ``(N, 1, 1, 1)``.
+
+    By sorting, as in Duchi, Shalev-Shwartz, Singer and Chandra (2008): all entries shrink by the
+    same amount, and those that are smaller vanish.
+    """
+    size = change.abs().flatten(1)
+    ordered = size.sort(dim=1, descending=True).values
+    over = ordered.cumsum(dim=1) - radius.flatten(1)
+    count = torch.arange(1, size.shape[1] + 1, device=size.device)
+    kept = (ordered * count > over).sum(dim=1, keepdim=True).clamp(min=1)
+    by = (over.gather(1, kept - 1) / kept).clamp(min=0)
+    return (change.flatten(1).sign() * (size - by).clamp(min=0)).reshape(change.shape)
+
+
 def linf_distance(x_adv: Tensor, x: Tensor) -> Tensor:
     """Largest change of any pixel, ``(N,)``."""
-    return (x_adv - x).abs().flatten(1).amax(dim=1)
+    return norms_linf(x_adv - x).flatten()
 
 
 def l2_distance(x_adv: Tensor, x: Tensor) -> Tensor:
@@ -85,4 +120,9 @@ def l2_distance(x_adv: Tensor, x: Tensor) -> Tensor:
     return norms_l2(x_adv - x).flatten()
 
 
-DISTANCES = {"linf": linf_distance, "l2": l2_distance}
+def l1_distance(x_adv: Tensor, x: Tensor) -> Tensor:
+    """Sum of all changes, ``(N,)``."""
+    return norms_l1(x_adv - x).flatten()
+
+
+DISTANCES = {"linf": linf_distance, "l2": l2_distance, "l1": l1_distance}

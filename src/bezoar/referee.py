@@ -99,7 +99,8 @@ class Referee:
         batch: images in a pass.
 
     Raises:
-        ValueError: images and classifier do not fit.
+        ValueError: images and classifier do not fit, or an attack without a radius: what it finds
+            is distances, and robust accuracy is about a ball.
     """
 
     def __init__(
@@ -114,6 +115,7 @@ class Referee:
         metric: str | None = None,
         batch: int = 128,
     ) -> None:
+        checks.in_range(f"{name_of(attack)}: eps", attack.eps, 0)
         aim = classifier if aim is None else aim
         probe, _ = images.batch(torch.arange(min(8, len(images))))
         for network in (classifier, aim):
@@ -248,16 +250,17 @@ def metric_of(attack: Attack) -> str:
 
 
 def name_of(attack: Attack) -> str:
-    """Name of an attack in tables: its name in the table of attacks, loss and number of steps.
+    """Name of an attack in tables: its name in the table of attacks, norm, loss, number of steps.
 
-    The loss is named where it is not the attack's usual one, the number of steps where there are
-    several; an attack of parts has its name alone.
+    Norm and loss are named where they are not the attack's usual ones, the number of steps where
+    there are several; an attack of parts has its name alone.
     """
     names = [name for name, kind in ATTACKS.items() if kind is type(attack)]
     name = names[0] if names else type(attack).__name__.lower()
-    loss = getattr(attack, "loss", None)
-    if loss != getattr(type(attack), "loss", None):
-        name = f"{name}-{loss}"
+    for field in ("norm", "loss"):
+        chosen = getattr(attack, field, None)
+        if chosen != getattr(type(attack), field, chosen):
+            name = f"{name}-{chosen}"
     if attack.steps <= 1 or attack.parts:
         return name
     return f"{name}-{attack.steps}" if name[-1].isdigit() else f"{name}{attack.steps}"

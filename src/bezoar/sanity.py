@@ -51,7 +51,8 @@ def warnings(
         neighbours_matter: what ``classifier.neighbours_matter`` found.
     """
     own = [m for m in measurements if m.stamp.access == "white-box"]
-    found = [*_transfers(measurements), *_of_each(own, classes), *_of_pairs(own)]
+    found = [*_transfers(measurements), *_of_each(own, classes)]
+    found += [*_of_pairs(own), *_misleading(own)]
     if random_outputs:
         text = "two passes over the same images differ in eval mode: average over the randomness"
         found.append(Warning("random-outputs", text))
@@ -109,9 +110,30 @@ def _of_pairs(own: Sequence[Measurement]) -> Iterator[Warning]:
         if one.stamp.steps == 1 and _gap(one, many) > MASKED_GAP and not _curved(one, own):
             text = f"{_both(one, many)}: fitted to the one-step attack; trust the lower number"
             yield Warning(kind, text)
-        if one.stamp.steps <= 1 and (counts := _stronger(one, many)):
-            text = f"{_both(one, many)}: the weaker attack fools more, so gradients mislead"
-            yield Warning(kind, f"{text} ({counts})")
+        if one.stamp.steps == 0 and (counts := _stronger(one, many)):
+            yield Warning(kind, f"{_misled(one, many)} ({counts})")
+
+
+def _misleading(own: Sequence[Measurement]) -> Iterator[Warning]:
+    """One step, or many queries without a gradient, against many steps along gradients."""
+    for weak in own:
+        strong = [m for m in own if _sees_many_steps(m) and _same_ball(weak, m)]
+        if weak.stamp.steps == 0 or _sees_many_steps(weak) or not strong:
+            continue
+        # Some attacks are made to transfer and weak here: it has to be stronger than all.
+        found = [_stronger(weak, m) for m in strong]
+        if all(found):
+            least = min(range(len(strong)), key=lambda k: strong[k].facts.robust_accuracy.value)
+            yield Warning("masked-gradients", f"{_misled(weak, strong[least])} ({found[least]})")
+
+
+def _sees_many_steps(m: Measurement) -> bool:
+    """Whether it is an attack of many steps that asks for gradients, not for scores only."""
+    return m.stamp.steps > 1 and bool(m.facts.backward.any())
+
+
+def _misled(weak: Measurement, strong: Measurement) -> str:
+    return f"{_both(weak, strong)}: the weaker attack fools more, so gradients mislead"
 
 
 def _gap(one: Measurement, many: Measurement) -> float:

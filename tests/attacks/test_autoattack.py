@@ -63,8 +63,8 @@ def test_in_whole_batches_it_keeps_the_first_part_that_fools(right):
         alone = perturb(part, model, x, goal, noise_of(40, f"tests/part {k}")).x_adv
         assert (fooled | ~goal.reached(model(alone))).all()
     assert (found.first_success == -1).all()
-    # 10 steps; 10 and the choice of a target; two a step and the choice; 20; one to judge each.
-    assert found.forward.tolist() == [10 + 11 + 21 + 20 + 4] * 40
+    # 10 steps; 10 and the choice of a target; two a step, the choice and the end; 20; to judge.
+    assert found.forward.tolist() == [10 + 11 + 22 + 20 + 4] * 40
 
 
 def test_reaches_the_exact_robust_accuracy_of_an_affine_classifier(blocks, images):

@@ -11,8 +11,11 @@ from bezoar.attacks import (
     APGD,
     ATTACKS,
     BIM,
+    CWL2,
+    DDN,
     DIFGSM,
     FGSM,
+    FMN,
     MIFGSM,
     NIFGSM,
     PGD,
@@ -23,6 +26,7 @@ from bezoar.attacks import (
     VMIFGSM,
     APGDTargeted,
     AutoAttack,
+    DeepFool,
     FABTargeted,
     FGSMRandomStart,
     Square,
@@ -50,6 +54,13 @@ CASES = [
     APGD(eps=0.1, steps=5, restarts=2, loss="dlr"),
     APGDTargeted(eps=0.1, steps=5, restarts=3),
     FABTargeted(eps=0.1, steps=3, restarts=3),
+    DeepFool(eps=0.5, steps=4),
+    DeepFool(eps=0.1, norm="linf", steps=4, classes=2),
+    DDN(eps=0.5, steps=6),
+    FMN(eps=0.1, steps=6),
+    FMN(eps=0.5, norm="l2", steps=6),
+    FMN(eps=2.0, norm="l1", steps=6),
+    CWL2(eps=0.5, steps=12, searches=3, lr=0.1, c=1.0),
     Square(eps=0.1, steps=9, restarts=2),
     AutoAttack(eps=0.1, steps=3, targets=2, queries=5),
     MIFGSM(eps=0.1, steps=3),
@@ -65,6 +76,7 @@ STARTS = (FGSMRandomStart, RFGSM, PGD, PGDL2, APGD, UniformNoise, Square)
 RANDOM = [
     case for case in CASES if isinstance(case, STARTS) and getattr(case, "random_start", True)
 ]
+NEAREST = (FABTargeted, DeepFool, DDN, FMN, CWL2)
 NO_GRADIENT = (Square, UniformNoise)
 LINF = [case for case in CASES if case.norm == "linf"]
 
@@ -226,7 +238,7 @@ class TestCall:
         ):
             attack(convnet, 255 * x, y)
 
-    @pytest.mark.parametrize("eps", [-0.1, float("nan"), float("inf"), -float("inf")])
+    @pytest.mark.parametrize("eps", [-0.1, float("nan"), -float("inf")])
     def test_refuses_a_radius_that_is_none(self, attack, eps):
         with pytest.raises(ValueError, match=rf"eps={eps!r}: expected a number at least 0"):
             replace(attack, eps=eps)
@@ -234,6 +246,14 @@ class TestCall:
     def test_is_a_value_whose_text_is_the_recipe(self, attack):
         assert eval(repr(attack)) == attack
         assert hash(replace(attack)) == hash(attack)
+
+
+@pytest.mark.parametrize(
+    "attack", [case for case in CASES if not isinstance(case, NEAREST)], ids=repr
+)
+def test_one_that_stays_in_a_ball_refuses_one_without_end(attack):
+    with pytest.raises(ValueError, match=r"eps=inf: expected a number at least 0"):
+        replace(attack, eps=float("inf"))
 
 
 @pytest.mark.parametrize("attack", RANDOM, ids=repr)

@@ -202,8 +202,8 @@ class TestPerturb:
 
 class TestWithoutSteps:
     def test_search_judges_each_draw_and_asks_for_no_gradient(self):
-        model = Watched(0.9)
-        x = images([-0.5] * 2 + [0.5] * 3)
+        model = Watched(0.5)
+        x = images([-0.2] * 2 + [0.2] * 3, 0.5)
         attack = UniformNoise(eps=0.01, restarts=2)
         found = search(attack, model, x, zeros(5), noise_of(5), batch=2)
         assert found.forward.tolist() == [1, 1, 2, 2, 2]

@@ -7,10 +7,14 @@ from bezoar.attacks.apgd import APGD
 from bezoar.attacks.apgd_targeted import APGDTargeted
 from bezoar.attacks.autoattack import AutoAttack
 from bezoar.attacks.bim import BIM
+from bezoar.attacks.cw_l2 import CWL2
+from bezoar.attacks.ddn import DDN
+from bezoar.attacks.deepfool import DeepFool
 from bezoar.attacks.di_fgsm import DIFGSM
 from bezoar.attacks.fab_targeted import FABTargeted
 from bezoar.attacks.fgsm import FGSM
 from bezoar.attacks.fgsm_rs import FGSMRandomStart
+from bezoar.attacks.fmn import FMN
 from bezoar.attacks.mi_fgsm import MIFGSM
 from bezoar.attacks.ni_fgsm import NIFGSM
 from bezoar.attacks.noise import UniformNoise
@@ -34,6 +38,10 @@ ATTACKS: Mapping[str, type[Attack]] = MappingProxyType(
         "apgd": APGD,
         "apgd-t": APGDTargeted,
         "fab-t": FABTargeted,
+        "deepfool": DeepFool,
+        "ddn": DDN,
+        "fmn": FMN,
+        "cw-l2": CWL2,
         "square": Square,
         "autoattack": AutoAttack,
         "mi-fgsm": MIFGSM,
@@ -50,8 +58,11 @@ __all__ = [
     "APGD",
     "ATTACKS",
     "BIM",
+    "CWL2",
+    "DDN",
     "DIFGSM",
     "FGSM",
+    "FMN",
     "MIFGSM",
     "NIFGSM",
     "PGD",
@@ -63,6 +74,7 @@ __all__ = [
     "APGDTargeted",
     "Attack",
     "AutoAttack",
+    "DeepFool",
     "FABTargeted",
     "FGSMRandomStart",
     "Goal",

@@ -47,14 +47,26 @@ class Answers:
         attack: its norm and eps say which images count.
         x: the clean images, ``(N, C, H, W)``.
         goal: what is wanted of them.
+        nearest: keep the nearest image that counts instead of the first.
     """
 
-    def __init__(self, classifier: nn.Module, attack: Attack, x: Tensor, goal: Goal) -> None:
+    def __init__(
+        self,
+        classifier: nn.Module,
+        attack: Attack,
+        x: Tensor,
+        goal: Goal,
+        *,
+        nearest: bool = False,
+    ) -> None:
         self.goal = goal
-        self._classifier, self._x = classifier, x
-        self._distance, self._radius = DISTANCES[attack.norm], attack.eps + ROUNDING
+        self._classifier, self._x, self._nearest = classifier, x, nearest
+        self._distance = DISTANCES[attack.norm]
+        radius = torch.full((len(x),), attack.eps + ROUNDING, dtype=torch.float64, device=x.device)
+        self._radius = radius.to(x.dtype)  # where it is too large for it, infinite
         self.forward = self.backward = 0
-        self.fooling = x  # the first image of each that reached the goal in ball and box
+        self.fooled = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+        self.fooling = x  # the image of each that reached the goal in ball and box
         self.reached = torch.zeros(len(x), dtype=torch.bool, device=x.device)
         self.zero: Tensor | None = None  # the gradient was exactly zero, (N,) bool
 
@@ -77,12 +89,27 @@ class Answers:
         self._note(x, logits.detach())
         return values.detach(), gradient
 
+    def jacobian(self, x: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.enable_grad():
+            point = x.detach().requires_grad_()
+            logits = self._classifier(point)
+            chosen = logits.gather(1, classes).sum(dim=0)
+            gradients = [torch.autograd.grad(z, point, retain_graph=True)[0] for z in chosen]
+        self.forward += 1
+        self.backward += len(gradients)
+        self.zero = torch.stack([(g == 0).flatten(1).all(dim=1) for g in gradients]).all(dim=0)
+        self._note(x, logits.detach())
+        return logits.detach(), torch.stack(gradients, dim=1)
+
     def _note(self, x: Tensor, logits: Tensor) -> None:
-        new = self.goal.reached(logits) & ~self.reached
+        self.fooled = self.goal.reached(logits)
+        new = self.fooled if self._nearest else self.fooled & ~self.reached
         if new.any():
-            inside = self._distance(x, self._x) <= self._radius
-            inside &= ((x >= 0) & (x <= 1)).flatten(1).all(dim=1)
-            new &= inside
+            distance = self._distance(x, self._x)
+            inside = ((x >= 0) & (x <= 1)).flatten(1).all(dim=1)
+            new = new & inside & (distance <= self._radius)
+            if self._nearest:
+                self._radius = torch.where(new, distance, self._radius)
             self.fooling = torch.where(new.reshape(-1, 1, 1, 1), x, self.fooling)
             self.reached = self.reached | new
 
@@ -100,11 +127,15 @@ def perturb(
         noise: the images' noise.
         batch: images in a pass.
 
+    An attack that refines gives the nearest fooling image of its start, see ``shrink``.
+
     Cost: what ``attack.steps`` steps of the method cost an image. An attack of parts runs each on
     all images and keeps the first result that fools, for one forward pass more a part.
     """
     if attack.parts:
         return _perturb_in_turn(attack, classifier, x, goal, noise, batch)
+    if attack.refines:
+        return shrink(attack, classifier, x, goal, noise, batch=batch, starts=1)
     device = device_of(classifier)
     done = []
     forward, backward = (torch.zeros(len(x), dtype=torch.int64) for _ in range(2))
@@ -122,6 +153,49 @@ def perturb(
         forward[rows], backward[rows] = answers.forward, answers.backward
     never = torch.full((len(x),), -1)
     return Attacked(torch.cat(done), never, forward, backward, zero)
+
+
+def shrink(
+    attack: Attack,
+    classifier: nn.Module,
+    x: Tensor,
+    goal: Goal,
+    noise: Noise,
+    *,
+    batch: int = 128,
+    starts: int | None = None,
+) -> Attacked:
+    """Look for the nearest fooling image: all steps and starts, whatever was found on the way.
+
+    Every image in ball and box that the attack asked about, and its last one, is judged; an image
+    that none fools is handed back as it was. Arguments and units as in ``perturb``;
+    ``first_success`` is the step of the first fooling image, not of the nearest.
+
+    Cost: what ``starts`` starts of ``steps`` steps cost an image, and a forward pass a start; by
+    default there are ``attack.restarts``.
+    """
+    device = device_of(classifier)
+    x_adv, first = x.cpu().clone(), torch.full((len(x),), -1)
+    forward, backward = (torch.zeros(len(x), dtype=torch.int64) for _ in range(2))
+    zero = torch.zeros(len(x), dtype=torch.bool)
+    for rows in torch.arange(len(x)).split(batch):
+        part, part_goal = x[rows].to(device), goal.take(rows.to(device))
+        answers = Answers(classifier, attack, part, part_goal, nearest=True)
+        for restart in range(attack.restarts if starts is None else starts):
+            draws = noise.draws[rows.numpy()] + restart
+            state = attack.start(part, answers, noise.take(rows.numpy(), draws))
+            for step in range(attack.steps):
+                state = attack.step(state, answers)
+                if step == restart == 0 and answers.zero is not None:
+                    zero[rows] = answers.zero.cpu()
+                new = rows[answers.reached.cpu() & (first[rows] < 0)]
+                first[new] = restart * attack.steps + step
+            answers.logits(attack.best(state))
+            new = rows[answers.reached.cpu() & (first[rows] < 0)]
+            first[new] = (restart + 1) * attack.steps
+        x_adv[rows] = answers.fooling.cpu()
+        forward[rows], backward[rows] = answers.forward, answers.backward
+    return Attacked(x_adv, first, forward, backward, zero)
 
 
 def search(
@@ -301,11 +375,13 @@ class _Search:
         points = torch.cat([p for _, p in self.unjudged])
         self.unjudged = []
         for part, x_adv in zip(rows.split(self.batch), points.split(self.batch), strict=True):
-            with torch.no_grad():
-                goal = self.goal.take(part.to(self.device))
-                fooled = goal.reached(self.classifier(x_adv)).cpu()
+            clean = self.x[part].to(self.device)
+            answers = self._answers(part, clean)
+            answers.logits(x_adv)
+            fooled = answers.reached.cpu()
             self.forward[part] += 1
-            self.x_adv[part] = x_adv.cpu()
+            # One that walks outside the ball may end there: its last point is no result.
+            self.x_adv[part] = (answers.fooling if self.attack.refines else x_adv).cpu()
             starts = self.restart[part] + 1
             self.first_success[part[fooled]] = (starts * self.attack.steps)[fooled]
             again = part[~fooled & (starts < self.attack.restarts)]

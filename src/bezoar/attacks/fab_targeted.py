@@ -8,7 +8,7 @@ from torch import Tensor
 
 from bezoar import checks
 from bezoar.attacks.protocol import Attack, Goal, Oracle, rivals
-from bezoar.geometry import linf_distance, onto_plane_linf
+from bezoar.geometry import norms_linf, onto_plane_linf
 from bezoar.seeds import Noise
 
 ALPHA = 0.1  # largest share of the step that starts at the clean image
@@ -16,13 +16,11 @@ ETA = 1.05  # how far beyond the linearised border a step goes
 BETA = 0.9  # share of the way back to the border after a success
 
 
-class Nearest(NamedTuple):
-    """Where the attack is, the clean image, the nearest fooling image and how far it is, and t."""
+class Border(NamedTuple):
+    """Where each image is and the clean image, ``(N, C, H, W)``, and the target, ``(N,)``."""
 
     x_adv: Tensor
     x: Tensor
-    nearest: Tensor
-    distance: Tensor
     target: Tensor
 
 
@@ -46,26 +44,27 @@ class FABTargeted(Attack):
     image and a restart, and two forward passes a restart.
 
     Args:
-        eps: radius of the Linf ball, in pixel units of [0, 1].
+        eps: radius of what counts as found, in Linf; infinite by default.
         steps: number of steps of a restart.
         restarts: number of targets.
     """
 
-    eps: float = 0.1
+    eps: float = float("inf")
     steps: int = 100
     restarts: int = 9
     norm: str = field(default="linf", init=False, repr=False)
+    refines: bool = field(default=True, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        checks.in_range("eps", self.eps, 0)
+        checks.radius("eps", self.eps)
         checks.at_least("steps", self.steps, 1)
         checks.at_least("restarts", self.restarts, 1)
 
-    def start(self, x: Tensor, oracle: Oracle, noise: Noise) -> Nearest:
+    def start(self, x: Tensor, oracle: Oracle, noise: Noise) -> Border:
         target = rivals(oracle, x, torch.from_numpy(noise.draws).to(x.device))
-        return Nearest(x, x, x, x.new_full((len(x),), torch.inf), target)
+        return Border(x, x, target)
 
-    def step(self, state: Nearest, oracle: Oracle) -> Nearest:
+    def step(self, state: Border, oracle: Oracle) -> Border:
         def ahead(logits: Tensor, goal: Goal) -> Tensor:
             of = torch.stack([state.target, goal.aim], dim=1)
             pair = logits.gather(1, of)
@@ -76,28 +75,14 @@ class FABTargeted(Attack):
         offset = (normal * here).flatten(1).sum(dim=1) - value
         step = onto_plane_linf(here, normal, offset) - here
         pull = onto_plane_linf(x, normal, offset) - x
-        length, back = _length(step), _length(pull)
-        alpha = (length / (length + back).clamp(min=1e-12)).clamp(max=ALPHA)
+        length, of_pull = norms_linf(step), norms_linf(pull)
+        alpha = (length / (length + of_pull).clamp(min=1e-12)).clamp(max=ALPHA)
         moved = ((1 - alpha) * (here + ETA * step) + alpha * (x + ETA * pull)).clamp(0, 1)
 
-        fooled = oracle.goal.reached(oracle.logits(moved))
-        distance = linf_distance(moved, x)
-        nearer = fooled & (distance < state.distance)
-        return Nearest(
-            torch.where(_wide(fooled), x + BETA * (moved - x), moved),
-            x,
-            torch.where(_wide(nearer), moved, state.nearest),
-            torch.where(nearer, distance, state.distance),
-            state.target,
-        )
+        oracle.logits(moved)
+        back = x + BETA * (moved - x)
+        fooled = oracle.fooled.reshape(-1, 1, 1, 1)
+        return Border(torch.where(fooled, back, moved), x, state.target)
 
-    def best(self, state: Nearest) -> Tensor:
-        return torch.where(_wide(state.distance <= self.eps), state.nearest, state.x)
-
-
-def _length(change: Tensor) -> Tensor:
-    return change.abs().flatten(1).amax(dim=1).reshape(-1, 1, 1, 1)
-
-
-def _wide(each: Tensor) -> Tensor:
-    return each.reshape(-1, 1, 1, 1)
+    def best(self, state: Border) -> Tensor:
+        return state.x_adv

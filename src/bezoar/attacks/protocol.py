@@ -72,6 +72,10 @@ class Oracle(Protocol):
     def goal(self) -> Goal:
         """What is wanted of the images, in their order."""
 
+    @property
+    def fooled(self) -> Tensor:
+        """Whether the images that were asked about last fool the classifier, ``(N,)`` bool."""
+
     def logits(self, x: Tensor) -> Tensor:
         """Logits ``(N, K)``: all that a black-box attack may know. Cost: a forward pass."""
 
@@ -80,6 +84,12 @@ class Oracle(Protocol):
 
         The loss is summed over images, so an image's gradient does not depend on its batch.
         Cost: one forward and one backward pass an image.
+        """
+
+    def jacobian(self, x: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits ``(N, K)`` and the gradients ``(N, M, C, H, W)`` of ``classes``, ``(N, M)``.
+
+        Cost: one forward and M backward passes an image.
         """
 
 
@@ -113,9 +123,11 @@ class Attack(Protocol):
 
     Attributes:
         norm: name of the norm of the ball, a key of ``geometry.DISTANCES``.
-        eps: radius of the ball, in pixel units of [0, 1]; 0 leaves images as they are.
+        eps: radius of the ball, in pixel units of [0, 1]; 0 leaves images as they are. Of an
+            attack that looks for the nearest image it says what counts, and may be infinite.
         steps: how often the engine calls ``step``.
         restarts: how many starts an image gets before the attack gives up on it.
+        refines: whether it goes on after a success, to images that are nearer.
         parts: the attacks that this one consists of, in turn on what is left; of a method, none.
             One with parts needs no ``start``, ``step`` and ``best``.
     """
@@ -124,6 +136,10 @@ class Attack(Protocol):
     eps: float
     steps: int
     restarts: int
+
+    @property
+    def refines(self) -> bool:
+        return False
 
     @property
     def parts(self) -> tuple[Attack, ...]:
@@ -147,7 +163,9 @@ class Attack(Protocol):
     def __call__(self, classifier: nn.Module, x: Tensor, y: Tensor, *, seed: int = 0) -> Tensor:
         """Attack a batch towards any wrong class, in one line, and return the images.
 
-        The engine's ``search``: an image that is fooled is left as it is from then on.
+        The engine's ``search``: an image that is fooled is left as it is from then on. Without a
+        radius, an attack that refines gives the nearest fooling image that it found; one that
+        found none is handed back as it was.
 
         Args:
             classifier: images to logits; it is not changed.
@@ -158,9 +176,10 @@ class Attack(Protocol):
         import numpy as np
 
         from bezoar import checks
-        from bezoar.attacks.engine import search
+        from bezoar.attacks.engine import search, shrink
         from bezoar.classifier import prepare
 
         checks.images(x, "x")
         noise = Noise.first(seed, type(self).__name__, np.arange(len(x)))
-        return search(self, prepare(classifier), x, Untargeted(y), noise).x_adv.to(x)
+        run = shrink if self.refines and self.eps == float("inf") else search
+        return run(self, prepare(classifier), x, Untargeted(y), noise).x_adv.to(x)
