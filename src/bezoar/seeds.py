@@ -1,5 +1,6 @@
 """Randomness by name: every stream has its own seed, every image its own noise."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -99,6 +100,12 @@ def hashed(keys: Tensor, steps: Tensor, shape: Sequence[int]) -> Tensor:
     z = (z ^ _shifted(z, 27)) * _signed(0x94D049BB133111EB)
     top = _shifted(z ^ _shifted(z, 31), 40)  # 24 bits, exact in float32
     return (top.to(torch.float32) / 2**24).reshape(len(keys), *shape)
+
+
+def hashed_normal(keys: Tensor, steps: Tensor, shape: Sequence[int]) -> Tensor:
+    """Noise from N(0, 1) for the steps of an attack, by Box and Muller from ``hashed``."""
+    first, second = hashed(keys, steps, (2, *shape)).unbind(dim=1)
+    return (-2 * torch.log1p(-first)).sqrt() * torch.cos(2 * math.pi * second)
 
 
 def _signed(word: int) -> int:

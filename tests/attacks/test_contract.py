@@ -17,11 +17,13 @@ from bezoar.attacks import (
     FGSM,
     FMN,
     MIFGSM,
+    NES,
     NIFGSM,
     PGD,
     PGDL2,
     RFGSM,
     SIFGSM,
+    SPSA,
     TIFGSM,
     VMIFGSM,
     APGDTargeted,
@@ -29,6 +31,7 @@ from bezoar.attacks import (
     DeepFool,
     FABTargeted,
     FGSMRandomStart,
+    SimBA,
     Square,
     UniformNoise,
     Untargeted,
@@ -62,6 +65,9 @@ CASES = [
     FMN(eps=2.0, norm="l1", steps=6),
     CWL2(eps=0.5, steps=12, searches=3, lr=0.1, c=1.0),
     Square(eps=0.1, steps=9, restarts=2),
+    NES(eps=0.1, steps=2, samples=4),
+    SPSA(eps=0.1, steps=2, samples=2, lr=0.05),
+    SimBA(eps=0.5, steps=9),
     AutoAttack(eps=0.1, steps=3, targets=2, queries=5),
     MIFGSM(eps=0.1, steps=3),
     NIFGSM(eps=0.1, steps=3),
@@ -76,8 +82,8 @@ STARTS = (FGSMRandomStart, RFGSM, PGD, PGDL2, APGD, UniformNoise, Square)
 RANDOM = [
     case for case in CASES if isinstance(case, STARTS) and getattr(case, "random_start", True)
 ]
-NEAREST = (FABTargeted, DeepFool, DDN, FMN, CWL2)
-NO_GRADIENT = (Square, UniformNoise)
+NEAREST = (FABTargeted, DeepFool, DDN, FMN, CWL2, SimBA)
+NO_GRADIENT = (Square, NES, SPSA, SimBA, UniformNoise)
 LINF = [case for case in CASES if case.norm == "linf"]
 
 

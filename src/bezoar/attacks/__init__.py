@@ -16,6 +16,7 @@ from bezoar.attacks.fgsm import FGSM
 from bezoar.attacks.fgsm_rs import FGSMRandomStart
 from bezoar.attacks.fmn import FMN
 from bezoar.attacks.mi_fgsm import MIFGSM
+from bezoar.attacks.nes import NES
 from bezoar.attacks.ni_fgsm import NIFGSM
 from bezoar.attacks.noise import UniformNoise
 from bezoar.attacks.pgd import PGD
@@ -23,6 +24,8 @@ from bezoar.attacks.pgd_l2 import PGDL2
 from bezoar.attacks.protocol import Attack, Goal, Targeted, Untargeted
 from bezoar.attacks.r_fgsm import RFGSM
 from bezoar.attacks.si_fgsm import SIFGSM
+from bezoar.attacks.simba import SimBA
+from bezoar.attacks.spsa import SPSA
 from bezoar.attacks.square import Square
 from bezoar.attacks.ti_fgsm import TIFGSM
 from bezoar.attacks.vmi_fgsm import VMIFGSM
@@ -43,6 +46,9 @@ ATTACKS: Mapping[str, type[Attack]] = MappingProxyType(
         "fmn": FMN,
         "cw-l2": CWL2,
         "square": Square,
+        "nes": NES,
+        "spsa": SPSA,
+        "simba": SimBA,
         "autoattack": AutoAttack,
         "mi-fgsm": MIFGSM,
         "ni-fgsm": NIFGSM,
@@ -64,11 +70,13 @@ __all__ = [
     "FGSM",
     "FMN",
     "MIFGSM",
+    "NES",
     "NIFGSM",
     "PGD",
     "PGDL2",
     "RFGSM",
     "SIFGSM",
+    "SPSA",
     "TIFGSM",
     "VMIFGSM",
     "APGDTargeted",
@@ -78,6 +86,7 @@ __all__ = [
     "FABTargeted",
     "FGSMRandomStart",
     "Goal",
+    "SimBA",
     "Square",
     "Targeted",
     "UniformNoise",
