@@ -56,6 +56,11 @@ def onto_plane_linf(x: Tensor, normal: Tensor, offset: Tensor) -> Tensor:
     return (flat + along * torch.minimum(by, room)).reshape(x.shape).clamp(0, 1)
 
 
+def wide(each: Tensor) -> Tensor:
+    """One number an image, ``(N,)``, in the shape that goes with images, ``(N, 1, 1, 1)``."""
+    return each.reshape(-1, 1, 1, 1)
+
+
 def linf_radius(eps: float) -> float:
     """The radius that counts: beyond 1 the Linf ball around an image holds the whole box."""
     return min(eps, 1.0)
@@ -64,12 +69,12 @@ def linf_radius(eps: float) -> float:
 def norms_l2(change: Tensor) -> Tensor:
     """L2 norm of each image's change, ``(N, 1, 1, 1)``."""
     norm: Tensor = torch.linalg.vector_norm(change.flatten(1), dim=1)
-    return norm.reshape(-1, 1, 1, 1)
+    return wide(norm)
 
 
 def direction_l2(change: Tensor) -> Tensor:
     """Give each image's change the L2 norm 1; a change that is exactly zero stays zero."""
-    largest = change.abs().flatten(1).amax(dim=1).reshape(-1, 1, 1, 1)
+    largest = norms_linf(change)
     # Scaled first: the squares of a confident network's gradient would all round to zero.
     scaled = change / largest.clamp(min=torch.finfo(change.dtype).tiny)
     return scaled / norms_l2(scaled).clamp(min=1e-12)
@@ -77,12 +82,12 @@ def direction_l2(change: Tensor) -> Tensor:
 
 def norms_l1(change: Tensor) -> Tensor:
     """L1 norm of each image's change, ``(N, 1, 1, 1)``."""
-    return change.abs().flatten(1).sum(dim=1).reshape(-1, 1, 1, 1)
+    return wide(change.abs().flatten(1).sum(dim=1))
 
 
 def norms_linf(change: Tensor) -> Tensor:
     """Largest change of any pixel of each image, ``(N, 1, 1, 1)``."""
-    return change.abs().flatten(1).amax(dim=1).reshape(-1, 1, 1, 1)
+    return wide(change.abs().flatten(1).amax(dim=1))
 
 
 def shorten_linf(change: Tensor, radius: Tensor) -> Tensor:

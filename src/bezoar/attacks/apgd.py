@@ -13,7 +13,7 @@ from torch import Tensor
 from bezoar import checks
 from bezoar.attacks.losses import LOSSES
 from bezoar.attacks.protocol import Attack, Oracle
-from bezoar.geometry import linf_radius, project_linf
+from bezoar.geometry import linf_radius, project_linf, wide
 from bezoar.seeds import Noise
 
 MOMENTUM = 0.75  # share of the new step, alpha in the paper
@@ -141,8 +141,8 @@ def advanced(
         project: an image and its clean image to the nearest point of ball and box.
     """
     higher = value > s.highest
-    top = torch.where(_wide(higher), s.x_adv, s.top)
-    slope = torch.where(_wide(higher), direction, s.slope)
+    top = torch.where(wide(higher), s.x_adv, s.top)
+    slope = torch.where(wide(higher), direction, s.slope)
     highest = torch.where(higher, value, s.highest)
     rises = s.rises + (value > s.value)
 
@@ -150,12 +150,12 @@ def advanced(
     due = spans > 0
     stuck = due & ((rises < RHO * spans) | (~s.halved & (highest == s.before)))
     step_size = torch.where(stuck, s.step_size / 2, s.step_size)
-    here = torch.where(_wide(stuck), top, s.x_adv)
-    along = torch.where(_wide(stuck), slope, direction)
+    here = torch.where(wide(stuck), top, s.x_adv)
+    along = torch.where(wide(stuck), slope, direction)
 
-    z = project(here + _wide(step_size) * along, s.x)
+    z = project(here + wide(step_size) * along, s.x)
     alpha = torch.where(s.age == 0, 1.0, MOMENTUM).to(value)
-    moved = project(here + _wide(alpha) * (z - here) + _wide(1 - alpha) * (here - s.last), s.x)
+    moved = project(here + wide(alpha) * (z - here) + wide(1 - alpha) * (here - s.last), s.x)
     return Path(
         x_adv=moved,
         x=s.x,
@@ -182,7 +182,3 @@ def _spans(steps: int) -> tuple[int, ...]:
     ages = sorted({ceil(share * steps) for share in shares})
     spans = {age: age - before for before, age in pairwise(ages)}
     return tuple(spans.get(age, 0) for age in range(steps))
-
-
-def _wide(numbers: Tensor) -> Tensor:
-    return numbers.reshape(-1, 1, 1, 1)

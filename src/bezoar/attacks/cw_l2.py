@@ -9,6 +9,7 @@ from torch import Tensor
 from bezoar import checks
 from bezoar.attacks.losses import margin
 from bezoar.attacks.protocol import Attack, Oracle
+from bezoar.geometry import wide
 from bezoar.seeds import Noise
 
 DECAYS = (0.9, 0.999)  # of Adam
@@ -97,14 +98,14 @@ class CWL2(Attack):
         s = self._next_search(state)
         x_adv = _image(s.w)
         lead, gradient = oracle.gradient(x_adv, margin)
-        active = (lead < self.kappa).reshape(-1, 1, 1, 1)
-        fooled = s.fooled | oracle.fooled.reshape(-1, 1, 1, 1)
+        active = wide(lead < self.kappa)
+        fooled = s.fooled | wide(oracle.fooled)
         of_image = 2 * (x_adv - s.x) - s.c * active * gradient
         of_w = of_image * 2 * x_adv * (1 - x_adv)  # (tanh w)' / 2
         first, second = DECAYS
         mean = first * s.mean + (1 - first) * of_w
         square = second * s.square + (1 - second) * of_w.square()
-        k = (s.age % self._iterations + 1).to(s.x).reshape(-1, 1, 1, 1)
+        k = wide(s.age % self._iterations + 1).to(s.x)
         slope = (mean / (1 - first**k)) / ((square / (1 - second**k)).sqrt() + 1e-8)
         return s._replace(
             w=s.w - self.lr * slope, mean=mean, square=square, fooled=fooled, age=s.age + 1
@@ -119,7 +120,7 @@ class CWL2(Attack):
 
     def _next_search(self, s: Search) -> Search:
         """Where a search has ended, the next c, from the clean image again."""
-        ended = ((s.age > 0) & (s.age % self._iterations == 0)).reshape(-1, 1, 1, 1)
+        ended = wide((s.age > 0) & (s.age % self._iterations == 0))
         high = torch.where(ended & s.fooled, torch.minimum(s.high, s.c), s.high)
         low = torch.where(ended & ~s.fooled, torch.maximum(s.low, s.c), s.low)
         c = torch.where(high < torch.inf, (low + high) / 2, s.c * 10)

@@ -10,7 +10,7 @@ from torch import Tensor
 from bezoar import checks
 from bezoar.attacks.losses import cross_entropy
 from bezoar.attacks.protocol import Attack, Oracle
-from bezoar.geometry import direction_l2, norms_l2
+from bezoar.geometry import direction_l2, norms_l2, wide
 from bezoar.seeds import Noise
 
 
@@ -64,16 +64,12 @@ class DDN(Attack):
     def step(self, state: Sphere, oracle: Oracle) -> Sphere:
         _, gradient = oracle.gradient(state.x_adv, cross_entropy)
         turn = torch.where(oracle.fooled, 1 - self.gamma, 1 + self.gamma).to(state.x)
-        radius = state.radius * _wide(turn)
+        radius = state.radius * wide(turn)
         share = (1 + torch.cos(math.pi * state.age / self.steps)) / 2
-        alpha = _wide(0.01 + 0.99 * share).to(state.x)
+        alpha = wide(0.01 + 0.99 * share).to(state.x)
         change = state.x_adv - state.x + alpha * direction_l2(gradient)
         change = radius * change / norms_l2(change).clamp(min=1e-12)
         return Sphere((state.x + change).clamp(0, 1), state.x, radius, state.age + 1)
 
     def best(self, state: Sphere) -> Tensor:
         return state.x_adv
-
-
-def _wide(each: Tensor) -> Tensor:
-    return each.reshape(-1, 1, 1, 1)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from bezoar import checks
 from bezoar.attacks.protocol import Attack, Oracle
-from bezoar.geometry import DISTANCES, norms_l1, norms_l2
+from bezoar.geometry import DISTANCES, norms_l1, norms_l2, wide
 from bezoar.seeds import Noise
 
 NORMS = ("l2", "linf")
@@ -76,12 +76,12 @@ class DeepFool(Attack):
         length = norms(w.flatten(0, 1)).reshape(f.shape).clamp(min=1e-12)
         nearest = (f.abs() / length).argmin(dim=1, keepdim=True)
         ahead = w.gather(1, nearest.reshape(-1, 1, 1, 1, 1).expand(-1, 1, *w.shape[2:])).squeeze(1)
-        span, gap = (_wide(t.gather(1, nearest)) for t in (length, f.abs()))
+        span, gap = (wide(t.gather(1, nearest)) for t in (length, f.abs()))
         # A hair further than the border, where both classes are equal.
         unit = ahead / span if self.norm == "l2" else ahead.sign()
         change = state.change + (gap + 1e-6) / span * unit
         x_adv = (state.x + (1 + self.overshoot) * change).clamp(0, 1)
-        there = _wide(oracle.fooled)
+        there = wide(oracle.fooled)
         return Walk(
             torch.where(there, state.x_adv, x_adv),
             state.x,
@@ -91,8 +91,4 @@ class DeepFool(Attack):
 
     def best(self, state: Walk) -> Tensor:
         inside = DISTANCES[self.norm](state.x_adv, state.x) <= self.eps
-        return torch.where(_wide(inside), state.x_adv, state.x)
-
-
-def _wide(each: Tensor) -> Tensor:
-    return each.reshape(-1, 1, 1, 1)
+        return torch.where(wide(inside), state.x_adv, state.x)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from bezoar.attacks.protocol import Attack, Goal, Loss
 from bezoar.classifier import device_of
-from bezoar.geometry import DISTANCES
+from bezoar.geometry import DISTANCES, wide
 from bezoar.seeds import Noise
 
 ROUNDING = 1e-6  # of a distance in float32, in pixel units
@@ -110,7 +110,7 @@ class Answers:
             new = new & inside & (distance <= self._radius)
             if self._nearest:
                 self._radius = torch.where(new, distance, self._radius)
-            self.fooling = torch.where(new.reshape(-1, 1, 1, 1), x, self.fooling)
+            self.fooling = torch.where(wide(new), x, self.fooling)
             self.reached = self.reached | new
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from bezoar import checks
 from bezoar.attacks.protocol import Attack, Goal, Oracle, rivals
-from bezoar.geometry import norms_linf, onto_plane_linf
+from bezoar.geometry import norms_linf, onto_plane_linf, wide
 from bezoar.seeds import Noise
 
 ALPHA = 0.1  # largest share of the step that starts at the clean image
@@ -81,7 +81,7 @@ class FABTargeted(Attack):
 
         oracle.logits(moved)
         back = x + BETA * (moved - x)
-        fooled = oracle.fooled.reshape(-1, 1, 1, 1)
+        fooled = wide(oracle.fooled)
         return Border(torch.where(fooled, back, moved), x, state.target)
 
     def best(self, state: Border) -> Tensor:

@@ -20,6 +20,7 @@ from bezoar.geometry import (
     shorten_l1,
     shorten_l2,
     shorten_linf,
+    wide,
 )
 from bezoar.seeds import Noise
 
@@ -99,15 +100,15 @@ class FMN(Attack):
         out = ((state.x_adv <= 0) & (gradient < 0)) | ((state.x_adv >= 1) & (gradient > 0))
         gradient = torch.where(out, 0, gradient)
         change = state.x_adv - state.x
-        size, fooled = norms(change), _wide(value > 0)
+        size, fooled = norms(change), wide(value > 0)
         before = state.smallest < torch.inf
         smallest = torch.where(fooled, torch.minimum(size, state.smallest), state.smallest)
 
         falling = (1 + torch.cos(math.pi * state.age / self.steps)) / 2
-        gamma = _wide(0.001 * self.gamma + 0.999 * self.gamma * falling).to(value)
-        alpha = _wide(1e-5 * self.step_size + (1 - 1e-5) * self.step_size * falling).to(value)
+        gamma = wide(0.001 * self.gamma + 0.999 * self.gamma * falling).to(value)
+        alpha = wide(1e-5 * self.step_size + (1 - 1e-5) * self.step_size * falling).to(value)
         # A hair beyond the border, on which rounding would decide.
-        guessed = size + 1.0001 * _wide(value.abs()) / dual(gradient).clamp(min=1e-12) + 1e-6
+        guessed = size + 1.0001 * wide(value.abs()) / dual(gradient).clamp(min=1e-12) + 1e-6
         grown = torch.where(before, (1 + gamma) * state.radius, guessed)
         radius = torch.where(fooled, (1 - gamma) * torch.minimum(state.radius, smallest), grown)
 
@@ -117,7 +118,3 @@ class FMN(Attack):
 
     def best(self, state: Shrinking) -> Tensor:
         return state.x_adv
-
-
-def _wide(each: Tensor) -> Tensor:
-    return each.reshape(-1, 1, 1, 1)

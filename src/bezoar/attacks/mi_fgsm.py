@@ -9,7 +9,7 @@ from torch import Tensor
 from bezoar import checks
 from bezoar.attacks.losses import cross_entropy
 from bezoar.attacks.protocol import Attack, Oracle
-from bezoar.geometry import linf_radius, project_linf
+from bezoar.geometry import linf_radius, norms_l1, project_linf
 from bezoar.seeds import Noise
 
 
@@ -78,7 +78,7 @@ def at_rest(x: Tensor, noise: Noise) -> Momentum:
 
 def moved(state: Momentum, gradient: Tensor, eps: float, steps: int, decay: float) -> Momentum:
     """One step of length eps / steps along the velocity, once ``gradient`` is added to it."""
-    length = gradient.abs().flatten(1).sum(dim=1).reshape(-1, 1, 1, 1)
+    length = norms_l1(gradient)
     velocity = decay * state.velocity + gradient / length.clamp(min=1e-30)
     radius = linf_radius(eps)
     x_adv = project_linf(state.x_adv + radius / steps * velocity.sign(), state.x, radius)

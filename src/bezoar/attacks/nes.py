@@ -9,7 +9,7 @@ from torch import Tensor
 from bezoar import checks
 from bezoar.attacks.losses import margin
 from bezoar.attacks.protocol import Attack, Oracle
-from bezoar.geometry import linf_radius, project_linf
+from bezoar.geometry import linf_radius, project_linf, wide
 from bezoar.seeds import Noise, hashed_normal
 
 
@@ -75,7 +75,7 @@ class NES(Attack):
                 margin(oracle.logits((x + side * self.sigma * u).clamp(0, 1)), oracle.goal)
                 for side in (1, -1)
             )
-            estimate += (up - down).reshape(-1, 1, 1, 1) * u
+            estimate += wide(up - down) * u
         eps = linf_radius(self.eps)
         alpha = 2.5 * eps / self.steps if self.step_size is None else self.step_size
         x_adv = project_linf(x + alpha * estimate.sign(), state.x, eps)

@@ -9,7 +9,7 @@ from torch import Tensor
 from bezoar import checks
 from bezoar.attacks.losses import margin
 from bezoar.attacks.protocol import Attack, Oracle
-from bezoar.geometry import linf_radius, project_linf
+from bezoar.geometry import linf_radius, project_linf, wide
 from bezoar.seeds import Noise, hashed
 
 DECAYS = (0.9, 0.999)  # of Adam
@@ -77,11 +77,11 @@ class SPSA(Attack):
                 margin(oracle.logits((x + side * self.delta * v).clamp(0, 1)), oracle.goal)
                 for side in (1, -1)
             )
-            slope += (up - down).reshape(-1, 1, 1, 1) * v / (2 * self.delta * self.samples)
+            slope += wide(up - down) * v / (2 * self.delta * self.samples)
         first, second = DECAYS
         mean = first * state.mean + (1 - first) * slope
         square = second * state.square + (1 - second) * slope.square()
-        k = (state.age + 1).to(x).reshape(-1, 1, 1, 1)
+        k = wide(state.age + 1).to(x)
         up_hill = (mean / (1 - first**k)) / ((square / (1 - second**k)).sqrt() + 1e-8)
         x_adv = project_linf(x + self.lr * up_hill, state.x, linf_radius(self.eps))
         return Descent(x_adv, state.x, mean, square, state.age + 1, state.key)

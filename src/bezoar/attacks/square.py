@@ -9,7 +9,7 @@ from torch import Tensor
 from bezoar import checks
 from bezoar.attacks.losses import margin
 from bezoar.attacks.protocol import Attack, Oracle
-from bezoar.geometry import linf_radius, project_linf
+from bezoar.geometry import linf_radius, project_linf, wide
 from bezoar.seeds import Noise, hashed
 
 # Queries, of 10,000, after which the share of changed pixels is halved once more.
@@ -70,13 +70,13 @@ class Square(Attack):
         eps = linf_radius(self.eps)
         inside, sign = self._window(state)
         changed = project_linf(state.x + eps * sign, state.x, eps)
-        same = ((changed == state.x_adv) | ~inside).flatten(1).all(dim=1).reshape(-1, 1, 1, 1)
+        same = wide(((changed == state.x_adv) | ~inside).flatten(1).all(dim=1))
         turned = project_linf(state.x - eps * sign, state.x, eps)
         tried = torch.where(inside, torch.where(same, turned, changed), state.x_adv)
         value = margin(oracle.logits(tried), oracle.goal)
         better = value > state.value
         return Found(
-            torch.where(better.reshape(-1, 1, 1, 1), tried, state.x_adv),
+            torch.where(wide(better), tried, state.x_adv),
             state.x,
             torch.where(better, value, state.value),
             state.age + 1,
