@@ -1,5 +1,7 @@
 """Balls around images: projections and distances."""
 
+from collections.abc import Callable, Mapping
+
 import torch
 from torch import Tensor
 
@@ -24,36 +26,38 @@ def project_l2(x_adv: Tensor, x: Tensor, eps: float) -> Tensor:
     return (x + change * factor).clamp(0, 1)
 
 
-def onto_plane_linf(x: Tensor, normal: Tensor, offset: Tensor) -> Tensor:
-    r"""Nearest point of a hyperplane in the image box [0, 1], by the Linf norm.
+def onto_plane(x: Tensor, normal: Tensor, offset: Tensor, norm: str) -> Tensor:
+    r"""Nearest point of a hyperplane in the image box [0, 1].
 
     .. math::
-        \min_z \lVert z - x\rVert_\infty \quad\text{with}\quad
-        \langle w, z\rangle = b,\; z \in [0, 1]^d
+        \min_z \lVert z - x\rVert \quad\text{with}\quad \langle w, z\rangle = b,\; z \in [0, 1]^d
 
-    Every pixel moves by the same amount towards the plane, or as far as the box lets it. Where
-    the plane does not meet the box, the corner that comes nearest to it.
+    Towards the plane every pixel moves by the same amount (Linf) or in proportion to its weight
+    (L2), or as far as the box lets it. Where the plane does not meet the box, the corner that
+    comes nearest to it.
 
     Args:
         x: images ``(N, C, H, W)`` in [0, 1].
         normal: w, of their shape.
         offset: b, ``(N,)``.
+        norm: ``linf`` or ``l2``.
     """
     w, flat = normal.flatten(1), x.flatten(1)
     missing = offset - (w * flat).sum(dim=1)
     along = w.sign() * missing.sign()[:, None]
-    room = torch.where(along > 0, 1 - flat, flat)  # how far each pixel can go
     size = w.abs()
-    order = room.argsort(dim=1)
-    sorted_room, sorted_size = room.gather(1, order), size.gather(1, order)
-    # gain[k]: how much nearer the plane comes when all move by the room of the k-th pixel.
-    spent, of_size = (sorted_size * sorted_room).cumsum(dim=1), sorted_size.cumsum(dim=1)
-    gain = spent + sorted_room * (of_size[:, -1:] - of_size)
-    k = torch.searchsorted(gain.contiguous(), missing.abs()[:, None]).clamp(max=w.shape[1] - 1)
-    before = (spent - sorted_size * sorted_room).gather(1, k)
-    moving = (of_size[:, -1:] - of_size + sorted_size).gather(1, k)
-    by = (missing.abs()[:, None] - before) / moving.clamp(min=1e-30)
-    return (flat + along * torch.minimum(by, room)).reshape(x.shape).clamp(0, 1)
+    speed = torch.ones_like(size) if norm == "linf" else size
+    room = torch.where(along > 0, 1 - flat, flat)  # how far each pixel can go
+    time = room / speed.clamp(min=1e-30)  # and how long it takes
+    order = time.argsort(dim=1)
+    ends, gains, rates = (t.gather(1, order) for t in (time, size * room, size * speed))
+    # reached[k]: how much nearer the plane is when the k-th pixel stops.
+    stopped, going = gains.cumsum(dim=1), rates.sum(dim=1, keepdim=True) - rates.cumsum(dim=1)
+    reached = stopped + ends * going
+    k = torch.searchsorted(reached.contiguous(), missing.abs()[:, None]).clamp(max=w.shape[1] - 1)
+    before, rate = ((stopped - gains).gather(1, k), (going + rates).gather(1, k))
+    took = (missing.abs()[:, None] - before) / rate.clamp(min=1e-30)
+    return (flat + along * torch.minimum(took * speed, room)).reshape(x.shape).clamp(0, 1)
 
 
 def wide(each: Tensor) -> Tensor:
@@ -131,3 +135,8 @@ def l1_distance(x_adv: Tensor, x: Tensor) -> Tensor:
 
 
 DISTANCES = {"linf": linf_distance, "l2": l2_distance, "l1": l1_distance}
+
+# By norm: the direction of steepest ascent, and the projection onto ball and box.
+ASCENTS: Mapping[
+    str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor, Tensor, float], Tensor]]
+] = {"linf": (torch.sign, project_linf), "l2": (direction_l2, project_l2)}

@@ -9,6 +9,7 @@ from bezoar.attacks import APGD, PGD, APGDTargeted, Targeted, Untargeted
 from bezoar.attacks.apgd import advanced, path
 from bezoar.attacks.engine import perturb, search
 from bezoar.attacks.losses import cross_entropy
+from bezoar.attacks.starts import in_ball
 from bezoar.classifier import prepare
 from bezoar.seeds import Noise, generator
 
@@ -31,17 +32,20 @@ def network():
     return model, x, model(x).argmax(dim=1)
 
 
-def loop(model, x, y, start, eps, steps):
+def loop(model, x, y, start, eps, steps, norm):
     """Algorithm 1 of the paper for one image, step by step; also the step sizes that it used."""
 
     def ask(point):
         point = point.detach().requires_grad_()
         value = nn.functional.cross_entropy(model(point), y)
         value.backward()
-        return value.item(), point.grad.sign()
+        slope = point.grad.sign() if norm == "linf" else point.grad / point.grad.norm()
+        return value.item(), slope
 
     def project(z):
-        return torch.min(torch.max(z, x - eps), x + eps).clamp(0, 1)
+        if norm == "linf":
+            return torch.min(torch.max(z, x - eps), x + eps).clamp(0, 1)
+        return (x + (z - x) * min(1, eps / max((z - x).norm().item(), 1e-12))).clamp(0, 1)
 
     shares = [0, 0.22]
     while shares[-1] < 1:
@@ -71,13 +75,15 @@ def loop(model, x, y, start, eps, steps):
 
 
 @pytest.mark.parametrize("steps", [1, 7, 60])
-def test_is_the_algorithm_of_the_paper_image_by_image(network, steps):
+@pytest.mark.parametrize(("norm", "eps"), [("linf", 0.3), ("l2", 0.8)])
+def test_is_the_algorithm_of_the_paper_image_by_image(network, norm, eps, steps):
     model, x, y = network
-    start = (x + 0.3 * noise_of(9).uniform((1, 4, 5)).double()).clamp(0, 1)
-    found = perturb(APGD(eps=0.3, steps=steps), model, x, Untargeted(y), noise_of(9), batch=4)
+    start = in_ball(x, eps, norm, noise_of(9))
+    attack = APGD(eps=eps, norm=norm, steps=steps)
+    found = perturb(attack, model, x, Untargeted(y), noise_of(9), batch=4)
     sizes = []
     for i in range(9):
-        (_, point, _), used = loop(model, x[i : i + 1], y[i : i + 1], start[i : i + 1], 0.3, steps)
+        (_, point, _), used = loop(model, *(t[i : i + 1] for t in (x, y, start)), eps, steps, norm)
         torch.testing.assert_close(found.x_adv[i : i + 1], point, atol=1e-9, rtol=0)
         sizes.append(used[-1])
     # The rule is at work: images end with step sizes of their own.
@@ -107,18 +113,14 @@ def test_hands_back_the_point_with_the_highest_loss(network):
 
 def test_images_of_different_ages_do_not_disturb_each_other(network):
     _, x, _ = network
-    start = path(x, x, 0.2, torch.zeros(9, dtype=torch.int64))
+    start = path(x, x, torch.zeros(9, dtype=torch.int64))
     value = torch.linspace(0, 1, 9).double()
     slope = torch.ones_like(x)
-
-    def project(z, clean):
-        return z.clamp(clean - 0.1, clean + 0.1)
-
     ages = torch.tensor([0, 3, 22, 23, 41, 60, 80, 90, 99])
-    mixed = advanced(start._replace(age=ages), value, slope, 100, project)
+    mixed = advanced(start._replace(age=ages), value, slope, 0.1, "linf", 100)
     for i in range(9):
         alone = type(start)(*(entry[i : i + 1] for entry in start._replace(age=ages)))
-        alone = advanced(alone, value[i : i + 1], slope[i : i + 1], 100, project)
+        alone = advanced(alone, value[i : i + 1], slope[i : i + 1], 0.1, "linf", 100)
         for whole, one in zip(mixed, alone, strict=True):
             torch.testing.assert_close(whole[i : i + 1], one)
 
@@ -131,6 +133,19 @@ def test_reaches_the_exact_robust_accuracy_of_an_affine_classifier(attack, block
     x_adv = search(attack, blocks, images, goal, noise_of(8)).x_adv
     standing = (blocks(x_adv).argmax(dim=1) == 1).tolist()
     assert standing == [False] * 4 + [True] * 4
+
+
+@pytest.mark.parametrize("kind", [APGD, APGDTargeted])
+def test_in_l2_it_reaches_what_a_step_along_the_gradient_would(kind, blocks, images):
+    # Distance to the border of class 0: margin over the norm of the difference of weights.
+    weight, logits = blocks[1].weight, blocks(images)
+    margins = logits[:, 1:2] - logits[:, [0, 2]]
+    norms = torch.stack([(weight[1] - weight[k]).norm() for k in (0, 2)])
+    least = (margins / norms).amin(dim=1)
+    eps = least[3:5].mean().item()
+    goal = Untargeted(torch.ones(8, dtype=torch.int64))
+    x_adv = search(kind(eps=eps, norm="l2"), blocks, images, goal, noise_of(8)).x_adv
+    assert torch.equal(blocks(x_adv).argmax(dim=1) == 1, least > eps)
 
 
 def test_towards_a_class_it_reaches_that_class_and_no_other(blocks, images):

@@ -5,7 +5,7 @@ from scipy.optimize import linprog
 
 from bezoar.attacks import FABTargeted, Untargeted
 from bezoar.attacks.engine import perturb, search
-from bezoar.geometry import linf_distance, onto_plane_linf
+from bezoar.geometry import linf_distance, onto_plane
 from bezoar.seeds import Noise
 
 ONES = Untargeted(torch.ones(8, dtype=torch.int64))
@@ -45,7 +45,7 @@ class TestProjection:
     @pytest.mark.parametrize("seed", range(12))
     def test_is_the_solution_of_the_linear_program(self, seed):
         x, w, b = self.problem(seed)
-        z = onto_plane_linf(x, w, b)
+        z = onto_plane(x, w, b, "linf")
         torch.testing.assert_close((w * z).flatten(1).sum(dim=1), b)
         assert ((z >= 0) & (z <= 1)).all()
         # min r with -r <= z - x <= r, <w, z> = b, 0 <= z <= 1
@@ -63,17 +63,32 @@ class TestProjection:
         )
         assert linf_distance(z, x).item() == pytest.approx(best.fun, abs=1e-9)
 
-    def test_a_plane_beyond_the_box_gives_the_nearest_corner(self):
+    @pytest.mark.parametrize("seed", range(12))
+    def test_in_l2_it_moves_every_free_pixel_in_proportion_to_its_weight(self, seed):
+        # The conditions of Karush, Kuhn and Tucker: what the box does not stop moves by one factor.
+        x, w, b = self.problem(seed)
+        z = onto_plane(x, w, b, "l2")
+        torch.testing.assert_close((w * z).flatten(1).sum(dim=1), b)
+        assert ((z >= 0) & (z <= 1)).all()
+        factor = ((z - x) / w).flatten()
+        free = ((z > 1e-9) & (z < 1 - 1e-9)).flatten()
+        torch.testing.assert_close(factor[free], factor[free][:1].expand(int(free.sum())))
+        assert (factor[~free].abs() <= factor[free][0].abs() + 1e-9).all()
+
+    @pytest.mark.parametrize("norm", ["linf", "l2"])
+    def test_a_plane_beyond_the_box_gives_the_nearest_corner(self, norm):
         x, w, _ = self.problem(0)
-        z = onto_plane_linf(x, w, torch.tensor([1e3]).double())
+        z = onto_plane(x, w, torch.tensor([1e3]).double(), norm)
         torch.testing.assert_close(z, (w > 0).double())
 
-    def test_without_a_normal_nothing_moves(self):
+    @pytest.mark.parametrize("norm", ["linf", "l2"])
+    def test_without_a_normal_nothing_moves(self, norm):
         x, w, _ = self.problem(1)
-        z = onto_plane_linf(x, torch.zeros_like(w), torch.tensor([0.3]).double())
+        z = onto_plane(x, torch.zeros_like(w), torch.tensor([0.3]).double(), norm)
         torch.testing.assert_close(z, x)
 
-    def test_on_the_plane_nothing_moves(self):
+    @pytest.mark.parametrize("norm", ["linf", "l2"])
+    def test_on_the_plane_nothing_moves(self, norm):
         x, w, _ = self.problem(2)
-        z = onto_plane_linf(x, w, (w * x).flatten(1).sum(dim=1))
+        z = onto_plane(x, w, (w * x).flatten(1).sum(dim=1), norm)
         torch.testing.assert_close(z, x)

@@ -23,6 +23,7 @@ ALL = [
     FMN(norm="l1", steps=300),
     CWL2(steps=1800, searches=9, c=0.1),
     FABTargeted(steps=20),
+    FABTargeted(norm="l2", steps=20),
 ]
 
 

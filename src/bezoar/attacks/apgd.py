@@ -1,7 +1,6 @@
 """Auto-PGD: projected gradient descent that finds its own step size."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
 from math import ceil
@@ -13,7 +12,8 @@ from torch import Tensor
 from bezoar import checks
 from bezoar.attacks.losses import LOSSES
 from bezoar.attacks.protocol import Attack, Oracle
-from bezoar.geometry import linf_radius, project_linf, wide
+from bezoar.attacks.starts import in_ball
+from bezoar.geometry import ASCENTS, linf_radius, wide
 from bezoar.seeds import Noise
 
 MOMENTUM = 0.75  # share of the new step, alpha in the paper
@@ -31,7 +31,7 @@ class Path(NamedTuple):
         slope: the gradient there.
         highest: the loss there.
         value: the loss at ``last``.
-        step_size: length of the next step.
+        step_size: length of the next step, in units of eps.
         age: number of gradients asked for.
         rises: steps that raised the loss since the last checkpoint.
         before: ``highest`` at the last checkpoint.
@@ -56,55 +56,54 @@ class Path(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class APGD(Attack):
-    r"""Auto-PGD in the Linf ball: momentum, and a step size that follows the loss.
+    r"""Auto-PGD: momentum, and a step size that follows the loss.
 
     .. math::
-        z_{k+1} &= \Pi_\epsilon\bigl(x_k + \eta\,\mathrm{sign}\,\nabla_x L(f(x_k), y)\bigr) \\
+        z_{k+1} &= \Pi_\epsilon\bigl(x_k + \eta\,s(\nabla_x L(f(x_k), y))\bigr) \\
         x_{k+1} &= \Pi_\epsilon\bigl(x_k + \alpha (z_{k+1} - x_k) + (1 - \alpha)(x_k - x_{k-1})
                   \bigr), \qquad \alpha = 0.75
 
-    from eta = 2 eps. At checkpoints that come ever closer together, eta is halved and the image
-    goes back to its best point if fewer than three in four steps raised the loss, or if neither
-    eta nor the highest loss has changed since the checkpoint before. Paper: arXiv:2003.01690,
-    section 3. Cost: ``steps`` forward and backward passes an image and a restart, and one forward
-    pass to judge the best point.
+    with s the sign (Linf) or the gradient over its norm (L2), from eta = 2 eps. At checkpoints
+    that come ever closer together, eta is halved and the image goes back to its best point if
+    fewer than three in four steps raised the loss, or if neither eta nor the highest loss has
+    changed since the checkpoint before. Paper: arXiv:2003.01690, section 3. Cost: ``steps``
+    forward and backward passes an image and a restart, and one forward pass to judge the best
+    point.
 
     Args:
         eps: radius of the ball, in pixel units of [0, 1].
+        norm: ``linf`` or ``l2``.
         steps: number of steps.
         restarts: number of random starts; later ones go on with the images that still stand.
         loss: what is ascended, a name in ``losses.LOSSES``.
     """
 
     eps: float = 0.1
+    norm: str = "linf"
     steps: int = 100
     restarts: int = 1
     loss: str = "ce"
-    norm: str = field(default="linf", init=False, repr=False)
 
     def __post_init__(self) -> None:
         checks.in_range("eps", self.eps, 0)
+        checks.known("norm", self.norm, ASCENTS)
         checks.at_least("steps", self.steps, 1)
         checks.at_least("restarts", self.restarts, 1)
         checks.known("loss", self.loss, LOSSES)
 
     def start(self, x: Tensor, oracle: Oracle, noise: Noise) -> Path:
-        eps = linf_radius(self.eps)
-        u = eps * noise.uniform(x.shape[1:]).to(x)
-        return path((x + u).clamp(0, 1), x, 2 * eps, torch.zeros(len(x), dtype=torch.int64))
+        none = torch.zeros(len(x), dtype=torch.int64)
+        return path(in_ball(x, self.eps, self.norm, noise), x, none)
 
     def step(self, state: Path, oracle: Oracle) -> Path:
-        values, gradient = oracle.gradient(state.x_adv, LOSSES[self.loss])
-        return advanced(state, values, gradient.sign(), self.steps, self._project)
+        value, gradient = oracle.gradient(state.x_adv, LOSSES[self.loss])
+        return advanced(state, value, gradient, self.eps, self.norm, self.steps)
 
     def best(self, state: Path) -> Tensor:
         return state.top
 
-    def _project(self, moved: Tensor, x: Tensor) -> Tensor:
-        return project_linf(moved, x, linf_radius(self.eps))
 
-
-def path(start: Tensor, x: Tensor, step_size: float, target: Tensor) -> Path:
+def path(start: Tensor, x: Tensor, target: Tensor) -> Path:
     """The state before the first gradient is asked for."""
     number = x.new_zeros(len(x))
     return Path(
@@ -115,7 +114,7 @@ def path(start: Tensor, x: Tensor, step_size: float, target: Tensor) -> Path:
         slope=torch.zeros_like(x),
         highest=number - torch.inf,
         value=number + torch.inf,  # so that the first point is no rise
-        step_size=number + step_size,
+        step_size=number + 2,
         age=torch.zeros(len(x), dtype=torch.int64, device=x.device),
         rises=number,
         before=number - torch.inf,
@@ -124,22 +123,20 @@ def path(start: Tensor, x: Tensor, step_size: float, target: Tensor) -> Path:
     )
 
 
-def advanced(
-    s: Path,
-    value: Tensor,
-    direction: Tensor,
-    steps: int,
-    project: Callable[[Tensor, Tensor], Tensor],
-) -> Path:
+def advanced(s: Path, value: Tensor, gradient: Tensor, eps: float, norm: str, steps: int) -> Path:
     """One step of every image, whatever its age: algorithm 1 of arXiv:2003.01690.
 
     Args:
         s: the state.
         value: the loss at ``s.x_adv``, ``(N,)``.
-        direction: of steepest ascent there, of length 1 in the norm of the attack.
+        gradient: its gradient there, ``(N, C, H, W)``.
+        eps: radius of the ball.
+        norm: ``linf`` or ``l2``.
         steps: number of steps of the whole attack.
-        project: an image and its clean image to the nearest point of ball and box.
     """
+    ascent, project = ASCENTS[norm]
+    radius = linf_radius(eps) if norm == "linf" else eps
+    direction = ascent(gradient)
     higher = value > s.highest
     top = torch.where(wide(higher), s.x_adv, s.top)
     slope = torch.where(wide(higher), direction, s.slope)
@@ -153,9 +150,11 @@ def advanced(
     here = torch.where(wide(stuck), top, s.x_adv)
     along = torch.where(wide(stuck), slope, direction)
 
-    z = project(here + wide(step_size) * along, s.x)
+    z = project(here + radius * wide(step_size) * along, s.x, radius)
     alpha = torch.where(s.age == 0, 1.0, MOMENTUM).to(value)
-    moved = project(here + wide(alpha) * (z - here) + wide(1 - alpha) * (here - s.last), s.x)
+    moved = project(
+        here + wide(alpha) * (z - here) + wide(1 - alpha) * (here - s.last), s.x, radius
+    )
     return Path(
         x_adv=moved,
         x=s.x,

@@ -1,6 +1,6 @@
 """Auto-PGD towards one wrong class after another."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -9,7 +9,8 @@ from bezoar import checks
 from bezoar.attacks.apgd import Path, advanced, path
 from bezoar.attacks.losses import dlr_towards
 from bezoar.attacks.protocol import Attack, Goal, Oracle, rivals
-from bezoar.geometry import linf_radius, project_linf
+from bezoar.attacks.starts import in_ball
+from bezoar.geometry import ASCENTS
 from bezoar.seeds import Noise
 
 
@@ -26,36 +27,33 @@ class APGDTargeted(Attack):
     forward pass a restart.
 
     Args:
-        eps: radius of the Linf ball, in pixel units of [0, 1].
+        eps: radius of the ball, in pixel units of [0, 1].
+        norm: ``linf`` or ``l2``.
         steps: number of steps of a restart.
         restarts: number of targets.
     """
 
     eps: float = 0.1
+    norm: str = "linf"
     steps: int = 100
     restarts: int = 9
-    norm: str = field(default="linf", init=False, repr=False)
 
     def __post_init__(self) -> None:
         checks.in_range("eps", self.eps, 0)
+        checks.known("norm", self.norm, ASCENTS)
         checks.at_least("steps", self.steps, 1)
         checks.at_least("restarts", self.restarts, 1)
 
     def start(self, x: Tensor, oracle: Oracle, noise: Noise) -> Path:
-        eps = linf_radius(self.eps)
         target = rivals(oracle, x, torch.from_numpy(noise.draws).to(x.device))
-        u = eps * noise.uniform(x.shape[1:]).to(x)
-        return path((x + u).clamp(0, 1), x, 2 * eps, target)
+        return path(in_ball(x, self.eps, self.norm, noise), x, target)
 
     def step(self, state: Path, oracle: Oracle) -> Path:
         def loss(logits: Tensor, goal: Goal) -> Tensor:
             return dlr_towards(logits, goal, state.target)
 
-        values, gradient = oracle.gradient(state.x_adv, loss)
-        return advanced(state, values, gradient.sign(), self.steps, self._project)
+        value, gradient = oracle.gradient(state.x_adv, loss)
+        return advanced(state, value, gradient, self.eps, self.norm, self.steps)
 
     def best(self, state: Path) -> Tensor:
         return state.top
-
-    def _project(self, moved: Tensor, x: Tensor) -> Tensor:
-        return project_linf(moved, x, linf_radius(self.eps))

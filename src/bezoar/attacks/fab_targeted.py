@@ -8,9 +8,10 @@ from torch import Tensor
 
 from bezoar import checks
 from bezoar.attacks.protocol import Attack, Goal, Oracle, rivals
-from bezoar.geometry import norms_linf, onto_plane_linf, wide
+from bezoar.geometry import norms_l2, norms_linf, onto_plane, wide
 from bezoar.seeds import Noise
 
+NORMS = {"linf": norms_linf, "l2": norms_l2}
 ALPHA = 0.1  # largest share of the step that starts at the clean image
 ETA = 1.05  # how far beyond the linearised border a step goes
 BETA = 0.9  # share of the way back to the border after a success
@@ -44,19 +45,21 @@ class FABTargeted(Attack):
     image and a restart, and two forward passes a restart.
 
     Args:
-        eps: radius of what counts as found, in Linf; infinite by default.
+        eps: radius of what counts as found, in the norm; infinite by default.
+        norm: ``linf`` or ``l2``.
         steps: number of steps of a restart.
         restarts: number of targets.
     """
 
     eps: float = float("inf")
+    norm: str = "linf"
     steps: int = 100
     restarts: int = 9
-    norm: str = field(default="linf", init=False, repr=False)
     refines: bool = field(default=True, init=False, repr=False)
 
     def __post_init__(self) -> None:
         checks.radius("eps", self.eps)
+        checks.known("norm", self.norm, NORMS)
         checks.at_least("steps", self.steps, 1)
         checks.at_least("restarts", self.restarts, 1)
 
@@ -73,9 +76,10 @@ class FABTargeted(Attack):
         here, x = state.x_adv, state.x
         value, normal = oracle.gradient(here, ahead)
         offset = (normal * here).flatten(1).sum(dim=1) - value
-        step = onto_plane_linf(here, normal, offset) - here
-        pull = onto_plane_linf(x, normal, offset) - x
-        length, of_pull = norms_linf(step), norms_linf(pull)
+        step = onto_plane(here, normal, offset, self.norm) - here
+        pull = onto_plane(x, normal, offset, self.norm) - x
+        norms = NORMS[self.norm]
+        length, of_pull = norms(step), norms(pull)
         alpha = (length / (length + of_pull).clamp(min=1e-12)).clamp(max=ALPHA)
         moved = ((1 - alpha) * (here + ETA * step) + alpha * (x + ETA * pull)).clamp(0, 1)
 

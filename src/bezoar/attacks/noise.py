@@ -6,7 +6,7 @@ from torch import Tensor
 
 from bezoar import checks
 from bezoar.attacks.protocol import Attack, Ball, Oracle
-from bezoar.geometry import linf_radius
+from bezoar.attacks.starts import in_ball
 from bezoar.seeds import Noise
 
 
@@ -32,8 +32,7 @@ class UniformNoise(Attack):
         checks.at_least("restarts", self.restarts, 1)
 
     def start(self, x: Tensor, oracle: Oracle, noise: Noise) -> Ball:
-        u = linf_radius(self.eps) * noise.uniform(x.shape[1:]).to(x)
-        return Ball((x + u).clamp(0, 1), x)
+        return Ball(in_ball(x, self.eps, self.norm, noise), x)
 
     def step(self, state: Ball, oracle: Oracle) -> Ball:
         return state  # never called: steps is 0

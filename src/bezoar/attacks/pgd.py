@@ -7,6 +7,7 @@ from torch import Tensor
 from bezoar import checks
 from bezoar.attacks.losses import LOSSES
 from bezoar.attacks.protocol import Attack, Ball, Oracle
+from bezoar.attacks.starts import in_ball
 from bezoar.geometry import linf_radius, project_linf
 from bezoar.seeds import Noise
 
@@ -52,8 +53,7 @@ class PGD(Attack):
     def start(self, x: Tensor, oracle: Oracle, noise: Noise) -> Ball:
         if not self.random_start:
             return Ball(x, x)
-        u = linf_radius(self.eps) * noise.uniform(x.shape[1:]).to(x)
-        return Ball((x + u).clamp(0, 1), x)
+        return Ball(in_ball(x, self.eps, self.norm, noise), x)
 
     def step(self, state: Ball, oracle: Oracle) -> Ball:
         eps = linf_radius(self.eps)

@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
 from bezoar import checks
 from bezoar.attacks.losses import LOSSES
 from bezoar.attacks.protocol import Attack, Ball, Oracle
+from bezoar.attacks.starts import in_ball
 from bezoar.geometry import direction_l2, project_l2
 from bezoar.seeds import Noise
 
@@ -51,11 +51,7 @@ class PGDL2(Attack):
     def start(self, x: Tensor, oracle: Oracle, noise: Noise) -> Ball:
         if not self.random_start:
             return Ball(x, x)
-        # The first d of d + 2 coordinates of a uniform point of the sphere are uniform in the ball.
-        size = x[0].numel()
-        sphere = torch.nn.functional.normalize(noise.normal((size + 2,)), dim=1)
-        inside = sphere[:, :size].reshape(x.shape).to(x)
-        return Ball((x + self.eps * inside).clamp(0, 1), x)
+        return Ball(in_ball(x, self.eps, self.norm, noise), x)
 
     def step(self, state: Ball, oracle: Oracle) -> Ball:
         alpha = 2.5 * self.eps / self.steps if self.step_size is None else self.step_size
