@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from bezoar.attacks import APGD, APGDTargeted, AutoAttack, FABTargeted, Square, Untargeted
+from bezoar.attacks import APGD, APGDTargeted, AutoAttack, FABTargeted, Square, SquareL2, Untargeted
 from bezoar.attacks.engine import perturb, search
 from bezoar.seeds import Noise
 
@@ -19,12 +19,13 @@ def right(convnet):
     return convnet.requires_grad_(False), x, Untargeted(convnet(x).argmax(dim=1))
 
 
-def test_is_the_standard_version():
-    assert AutoAttack(eps=0.3).parts == (
-        APGD(eps=0.3, steps=100, restarts=1, loss="ce"),
-        APGDTargeted(eps=0.3, steps=100, restarts=9),
-        FABTargeted(eps=0.3, steps=100, restarts=9),
-        Square(eps=0.3, steps=5000, p=0.8, restarts=1),
+@pytest.mark.parametrize(("norm", "square"), [("linf", Square), ("l2", SquareL2)])
+def test_is_the_standard_version(norm, square):
+    assert AutoAttack(eps=0.3, norm=norm).parts == (
+        APGD(eps=0.3, norm=norm, steps=100, restarts=1, loss="ce"),
+        APGDTargeted(eps=0.3, norm=norm, steps=100, restarts=9),
+        FABTargeted(eps=0.3, norm=norm, steps=100, restarts=9),
+        square(eps=0.3, steps=5000, p=0.8, restarts=1),
     )
 
 

@@ -33,6 +33,7 @@ from bezoar.attacks import (
     FGSMRandomStart,
     SimBA,
     Square,
+    SquareL2,
     UniformNoise,
     Untargeted,
 )
@@ -68,10 +69,12 @@ CASES = [
     FMN(eps=2.0, norm="l1", steps=6),
     CWL2(eps=0.5, steps=12, searches=3, lr=0.1, c=1.0),
     Square(eps=0.1, steps=9, restarts=2),
+    SquareL2(eps=0.5, steps=9, restarts=2),
     NES(eps=0.1, steps=2, samples=4),
     SPSA(eps=0.1, steps=2, samples=2, lr=0.05),
     SimBA(eps=0.5, steps=9),
     AutoAttack(eps=0.1, steps=3, targets=2, queries=5),
+    AutoAttack(eps=0.5, norm="l2", steps=2, targets=2, queries=5),
     MIFGSM(eps=0.1, steps=3),
     NIFGSM(eps=0.1, steps=3),
     SIFGSM(eps=0.1, steps=3, copies=2),
@@ -81,12 +84,12 @@ CASES = [
     UniformNoise(eps=0.1),
     UniformNoise(eps=0.1, restarts=2),
 ]
-STARTS = (FGSMRandomStart, RFGSM, PGD, PGDL2, APGD, UniformNoise, Square)
+STARTS = (FGSMRandomStart, RFGSM, PGD, PGDL2, APGD, UniformNoise, Square, SquareL2)
 RANDOM = [
     case for case in CASES if isinstance(case, STARTS) and getattr(case, "random_start", True)
 ]
 NEAREST = (FABTargeted, DeepFool, DDN, FMN, CWL2, SimBA)
-NO_GRADIENT = (Square, NES, SPSA, SimBA, UniformNoise)
+NO_GRADIENT = (Square, SquareL2, NES, SPSA, SimBA, UniformNoise)
 LINF = [case for case in CASES if case.norm == "linf"]
 
 

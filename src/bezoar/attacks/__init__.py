@@ -27,6 +27,7 @@ from bezoar.attacks.si_fgsm import SIFGSM
 from bezoar.attacks.simba import SimBA
 from bezoar.attacks.spsa import SPSA
 from bezoar.attacks.square import Square
+from bezoar.attacks.square_l2 import SquareL2
 from bezoar.attacks.ti_fgsm import TIFGSM
 from bezoar.attacks.vmi_fgsm import VMIFGSM
 
@@ -46,6 +47,7 @@ ATTACKS: Mapping[str, type[Attack]] = MappingProxyType(
         "fmn": FMN,
         "cw-l2": CWL2,
         "square": Square,
+        "square-l2": SquareL2,
         "nes": NES,
         "spsa": SPSA,
         "simba": SimBA,
@@ -88,6 +90,7 @@ __all__ = [
     "Goal",
     "SimBA",
     "Square",
+    "SquareL2",
     "Targeted",
     "UniformNoise",
     "Untargeted",

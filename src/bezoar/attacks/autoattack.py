@@ -8,11 +8,14 @@ from bezoar.attacks.apgd_targeted import APGDTargeted
 from bezoar.attacks.fab_targeted import FABTargeted
 from bezoar.attacks.protocol import Attack
 from bezoar.attacks.square import Square
+from bezoar.attacks.square_l2 import SquareL2
+
+SQUARES = {"linf": Square, "l2": SquareL2}
 
 
 @dataclass(frozen=True, kw_only=True)
 class AutoAttack(Attack):
-    """The standard version in the Linf ball: APGD-CE, targeted APGD, targeted FAB, Square.
+    """The standard version: APGD-CE, targeted APGD, targeted FAB, Square.
 
     Two white-box attacks of different losses, one that looks for the nearest fooling image, and
     one that uses no gradient at all, so that what masks one of them need not mask the next. Paper:
@@ -21,29 +24,32 @@ class AutoAttack(Attack):
 
     Args:
         eps: radius of the ball, in pixel units of [0, 1].
+        norm: ``linf`` or ``l2``.
         steps: steps of a start of the first three.
         targets: wrong classes that the targeted ones lead to.
         queries: queries of Square.
     """
 
     eps: float = 0.1
+    norm: str = "linf"
     steps: int = 100
     targets: int = 9
     queries: int = 5000
-    norm: str = field(default="linf", init=False, repr=False)
     restarts: int = field(default=1, init=False, repr=False)
 
     def __post_init__(self) -> None:
         checks.in_range("eps", self.eps, 0)
+        checks.known("norm", self.norm, SQUARES)
         checks.at_least("steps", self.steps, 1)
         checks.at_least("targets", self.targets, 1)
         checks.at_least("queries", self.queries, 1)
 
     @property
     def parts(self) -> tuple[Attack, ...]:
+        eps, norm, steps, targets = self.eps, self.norm, self.steps, self.targets
         return (
-            APGD(eps=self.eps, steps=self.steps),
-            APGDTargeted(eps=self.eps, steps=self.steps, restarts=self.targets),
-            FABTargeted(eps=self.eps, steps=self.steps, restarts=self.targets),
-            Square(eps=self.eps, steps=self.queries),
+            APGD(eps=eps, norm=norm, steps=steps),
+            APGDTargeted(eps=eps, norm=norm, steps=steps, restarts=targets),
+            FABTargeted(eps=eps, norm=norm, steps=steps, restarts=targets),
+            SQUARES[norm](eps=eps, steps=self.queries),
         )

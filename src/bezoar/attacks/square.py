@@ -61,7 +61,7 @@ class Square(Attack):
         n, channels, _, width = x.shape
         key = noise.keys().to(x.device)
         age = torch.zeros_like(key)
-        sign = _signs(hashed(key, age, (channels, 1, width)))
+        sign = signs(hashed(key, age, (channels, 1, width)))
         eps = linf_radius(self.eps)
         stripes = project_linf(x + eps * sign.to(x), x, eps)
         return Found(stripes, x, x.new_full((n,), -torch.inf), age, key)
@@ -89,16 +89,26 @@ class Square(Attack):
     def _window(self, state: Found) -> tuple[Tensor, Tensor]:
         """Which pixels each image's query changes, ``(N, 1, H, W)``, and to which sign."""
         _, channels, height, width = state.x.shape
-        asked = state.age * 10_000 // self.steps
-        late = asked[:, None] > torch.tensor(HALVINGS, device=asked.device)
-        share = self.p / 2.0 ** late.sum(dim=1)
-        side = (share * height * width).sqrt().round().clamp(min=1).long()
+        side = sides(self.p, state.age, self.steps, height * width).clamp(min=1)
         side = torch.where(state.age == 0, 0, side)  # the first query is for the stripes
         draws = hashed(state.key, state.age + 1, (2 + channels,))
         rows = _within(draws[:, 0], side, height)
         columns = _within(draws[:, 1], side, width)
         inside = rows[:, None, :, None] & columns[:, None, None, :]
-        return inside, _signs(draws[:, 2:]).to(state.x)[:, :, None, None]
+        return inside, signs(draws[:, 2:]).to(state.x)[:, :, None, None]
+
+
+def sides(p: float, age: Tensor, steps: int, pixels: int) -> Tensor:
+    """Side of the window after ``age`` of ``steps`` queries, ``(N,)`` int64: it shrinks."""
+    asked = age * 10_000 // steps
+    late = asked[:, None] > torch.tensor(HALVINGS, device=age.device)
+    share = p / 2.0 ** late.sum(dim=1)
+    return (share * pixels).sqrt().round().long()
+
+
+def signs(draw: Tensor) -> Tensor:
+    """Signs from draws of U[0, 1)."""
+    return torch.where(draw < 0.5, -1.0, 1.0)
 
 
 def _within(draw: Tensor, side: Tensor, length: int) -> Tensor:
@@ -107,7 +117,3 @@ def _within(draw: Tensor, side: Tensor, length: int) -> Tensor:
     first = (draw * (length - side + 1)).long()
     place = torch.arange(length, device=draw.device)
     return (place >= first[:, None]) & (place < (first + side)[:, None])
-
-
-def _signs(draw: Tensor) -> Tensor:
-    return torch.where(draw < 0.5, -1.0, 1.0)
