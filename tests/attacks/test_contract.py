@@ -243,6 +243,10 @@ class TestCall:
         expected = search(attack, prepare(convnet), x, Untargeted(y), noise).x_adv
         assert torch.equal(attack(convnet, x, y, seed=3), expected)
 
+    def test_takes_a_goal_in_place_of_classes(self, attack, convnet, right):
+        x, y = right
+        assert torch.equal(attack(convnet, x, Untargeted(y)), attack(convnet, x, y))
+
     def test_refuses_what_is_no_image(self, attack, convnet, batch):
         x, y = batch
         with pytest.raises(

@@ -43,6 +43,11 @@ def test_towards_a_class_it_reaches_that_class_and_no_other(blocks, images):
     assert blocks(x_adv).argmax(dim=1).tolist() == [2] * 8
 
 
+def test_the_one_line_call_takes_a_target(blocks, images):
+    x_adv = PGD(eps=0.45, steps=20)(blocks, images, Targeted(torch.full((8,), 2)))
+    assert blocks(x_adv).argmax(dim=1).tolist() == [2] * 8
+
+
 def test_one_step_of_eps_from_the_clean_image_is_fgsm(convnet, batch):
     x, y = batch
     noise = Noise.first(0, "tests", np.arange(12))

@@ -160,8 +160,10 @@ class Attack(Protocol):
     def _of_parts(self) -> TypeError:
         return TypeError(f"{self!r}: expected an attack with start, step and best; run its parts")
 
-    def __call__(self, classifier: nn.Module, x: Tensor, y: Tensor, *, seed: int = 0) -> Tensor:
-        """Attack a batch towards any wrong class, in one line, and return the images.
+    def __call__(
+        self, classifier: nn.Module, x: Tensor, y: Tensor | Goal, *, seed: int = 0
+    ) -> Tensor:
+        """Attack a batch in one line, and return the images.
 
         The engine's ``search``: an image that is fooled is left as it is from then on. Without a
         radius, an attack that refines gives the nearest fooling image that it found; one that
@@ -170,7 +172,7 @@ class Attack(Protocol):
         Args:
             classifier: images to logits; it is not changed.
             x: clean images, ``(N, C, H, W)`` float32 in [0, 1].
-            y: true classes, ``(N,)`` int64.
+            y: true classes, ``(N,)`` int64, to lead to any other; or a goal, as ``Targeted(t)``.
             seed: names the noise together with each image's position in the batch.
         """
         import numpy as np
@@ -182,4 +184,5 @@ class Attack(Protocol):
         checks.images(x, "x")
         noise = Noise.first(seed, type(self).__name__, np.arange(len(x)))
         run = shrink if self.refines and self.eps == float("inf") else search
-        return run(self, prepare(classifier), x, Untargeted(y), noise).x_adv.to(x)
+        goal = Untargeted(y) if isinstance(y, Tensor) else y
+        return run(self, prepare(classifier), x, goal, noise).x_adv.to(x)
