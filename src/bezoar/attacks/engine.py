@@ -1,9 +1,10 @@
 """The loop of every attack: batches, compaction, restarts and the count of passes.
 
-Two ways to run an attack, for two purposes. ``perturb`` gives every image one start and all the
-steps: what training on adversarial images wants, and what the loss under a one-step attack is
+Three ways to run an attack, for three purposes. ``perturb`` gives every image one start and all
+the steps: what training on adversarial images wants, and what the loss under a one-step attack is
 measured on. ``search`` looks for a fooling image and stops at the first: what robust accuracy
-wants, at a fraction of the passes.
+wants, at a fraction of the passes. ``shrink`` goes on to the nearest fooling image: what the
+distance to the border wants.
 """
 
 from collections import deque
@@ -287,9 +288,8 @@ class _Search:
         self.zero = torch.zeros(count, dtype=torch.bool)
         self.restart = torch.zeros(count, dtype=torch.int64)
         self.waiting = deque(range(count))
-        self.rows = torch.zeros(
-            0, dtype=torch.int64
-        )  # under attack: row of x, and its age in steps
+        # Under attack: row of x, and its age in steps.
+        self.rows = torch.zeros(0, dtype=torch.int64)
         self.age = torch.zeros(0, dtype=torch.int64)
         self.clean: Any = None  # their clean images
         self.state: Any = None
