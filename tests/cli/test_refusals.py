@@ -40,7 +40,10 @@ TRAIN = ("train", "lenet-fig4", "--epochs", "1", "--out", "new.safetensors")
         ([*ATTACK, "--curve", "0.1,x"], "--curve='x': expected a number"),
         ([*ATTACK, "--curve", "0.1,-1"], "--curve=-1.0: expected a number at least 0"),
         ([*ATTACK, "--floor", "2"], "--floor=2.0: expected a number in [0, 1]"),
-        ([*ATTACK, "--attack", "pgdd"], "attack 'pgdd': expected one of fgsm, fgsm-rs, noise, "),
+        (
+            [*ATTACK, "--attack", "pgdd"],
+            "attack 'pgdd': expected one of apgd, apgd-t, autoattack, ",
+        ),
         ([*ATTACK, "--attack", "pgdd"], "did you mean 'pgd'?"),
         ([*ATTACK, "--attack", "pgd:step=3"], "'step': expected one of eps, "),
         ([*ATTACK, "--attack", "pgd:step=3"], "did you mean 'steps'?"),
