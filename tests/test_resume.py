@@ -14,7 +14,7 @@ from bezoar.classifier import weights_hash
 from bezoar.data import load
 from bezoar.fit import fit
 from bezoar.models import create
-from bezoar.models.lenet import initialise
+from bezoar.models.initial import initialise
 from bezoar.repairs import Accumulate, AtRandom, ByRound, Correct, Evidence, Online, Remove, Stop
 from bezoar.runs.folder import FileSnapshot
 from bezoar.seeds import generator

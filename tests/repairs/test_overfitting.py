@@ -6,7 +6,7 @@ import pytest
 from torch import nn
 
 from bezoar.attacks import FGSM, PGD
-from bezoar.models.lenet import initialise
+from bezoar.models.initial import initialise
 from bezoar.referee import measure
 from bezoar.repairs import Correct, Evidence, Online, Stop
 from bezoar.sanity import warnings

@@ -9,7 +9,9 @@ from bezoar.cli import options
 
 
 def train(
-    kind: Annotated[str, typer.Argument(help="Network: lenet5, lenet-fig3 or lenet-fig4.")],
+    kind: Annotated[
+        str, typer.Argument(help="Network: lenet5, lenet-fig3, lenet-fig4 or preact-resnet.")
+    ],
     out: Annotated[Path, typer.Option(help="Model file to write, NAME.safetensors.")],
     data: options.Data = "digits",
     epochs: Annotated[int, typer.Option(min=1, help="Budget.")] = 15,

@@ -9,7 +9,10 @@ from torch import nn
 
 from bezoar import checks
 from bezoar.classifier import device_of
-from bezoar.models.lenet import LeNet5, LeNet6x16, LeNet32x64, Shape, initialise
+from bezoar.models.fields import Shape
+from bezoar.models.initial import initialise
+from bezoar.models.lenet import LeNet5, LeNet6x16, LeNet32x64
+from bezoar.models.preact_resnet import PreActResNet
 from bezoar.models.user import from_factory
 from bezoar.seeds import derive, generator
 
@@ -18,6 +21,7 @@ MODELS: Mapping[str, type[nn.Module]] = MappingProxyType(
         "lenet5": LeNet5,
         "lenet-fig3": LeNet32x64,
         "lenet-fig4": LeNet6x16,
+        "preact-resnet": PreActResNet,
     }
 )
 
@@ -69,4 +73,13 @@ def restart(model: nn.Module, *, seed: int) -> None:
             reset()
 
 
-__all__ = ["MODELS", "LeNet5", "LeNet6x16", "LeNet32x64", "create", "from_factory", "restart"]
+__all__ = [
+    "MODELS",
+    "LeNet5",
+    "LeNet6x16",
+    "LeNet32x64",
+    "PreActResNet",
+    "create",
+    "from_factory",
+    "restart",
+]

@@ -5,22 +5,15 @@ image below the smallest size that the layers can take is padded with black on a
 the network: a user, and an attacker, only ever sees the pixels of the real image.
 """
 
-import math
 from collections.abc import Sequence
-from numbers import Real
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bezoar.classifier import Normalise
-
-Shape = tuple[int, int, int]
-
-# Far above any image classifier, far below what would overflow: for files that lie.
-LONGEST = 2**14
-MOST_CLASSES = 2**20
+from bezoar.models.fields import Shape, checked
 
 # Table I of LeCun et al. (1998): the maps of S2 (rows) that each map of C3 (columns) looks at.
 C3_TABLE = (
@@ -67,7 +60,7 @@ class LeNet5(nn.Module):
         std: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
-        self.fields = _fields(shape, classes, mean, std)
+        self.fields = checked(shape, classes, mean, std)
         self.normalise = Normalise(self.fields["mean"], self.fields["std"])
         self.pad = _padding(shape, self.smallest)
         self.c1 = nn.Conv2d(shape[0], 6, 5)
@@ -117,7 +110,7 @@ class LeNet32x64(nn.Module):
         std: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
-        self.fields = _fields(shape, classes, mean, std)
+        self.fields = checked(shape, classes, mean, std)
         self.normalise = Normalise(self.fields["mean"], self.fields["std"])
         self.pad = _padding(shape, self.smallest)
         self.conv1 = nn.Conv2d(shape[0], 32, 3)
@@ -166,7 +159,7 @@ class LeNet6x16(nn.Module):
         std: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
-        self.fields = _fields(shape, classes, mean, std)
+        self.fields = checked(shape, classes, mean, std)
         self.normalise = Normalise(self.fields["mean"], self.fields["std"])
         self.pad = _padding(shape, self.smallest)
         self.conv1 = nn.Conv2d(shape[0], 6, 3)
@@ -235,54 +228,6 @@ class PartialConv(nn.Module):
 def squash(a: Tensor) -> Tensor:
     """LeCun's sigmoid, 1.7159 tanh(2a/3): 1 at 1 and -1 at -1, to four digits."""
     return 1.7159 * torch.tanh(a * (2 / 3))
-
-
-def initialise(model: nn.Module, generator: torch.Generator) -> None:
-    """Draw Glorot-uniform weights and set biases to zero, Keras' default and so the paper's.
-
-    Coefficients of subsampling become 1; weights outside a table of connections become 0.
-    """
-    for name, parameter in model.named_parameters():
-        if parameter.ndim > 1:
-            # Drawn on the CPU, so that the weights do not depend on the device of the model.
-            weights = nn.init.xavier_uniform_(torch.empty(parameter.shape), generator=generator)
-            parameter.data.copy_(weights)
-        elif name.endswith("coefficient"):
-            nn.init.ones_(parameter)
-        else:
-            nn.init.zeros_(parameter)
-    for module in model.modules():
-        if isinstance(module, PartialConv):
-            module.weight.data.mul_(module.table)
-
-
-def _fields(
-    shape: Sequence[int],
-    classes: int,
-    mean: Sequence[float] | None,
-    std: Sequence[float] | None,
-) -> dict[str, Any]:
-    """Checked arguments of a network as plain lists and numbers, to be stored and given again."""
-    sides = list(shape)
-    if len(sides) != 3 or not all(type(side) is int and 1 <= side <= LONGEST for side in sides):
-        expected = f"expected (C, H, W), integers from 1 to {LONGEST}"
-        raise ValueError(f"shape={shape!r}: {expected}")
-    if type(classes) is not int or not 2 <= classes <= MOST_CLASSES:
-        raise ValueError(f"classes={classes!r}: expected an integer from 2 to {MOST_CLASSES}")
-    return {
-        "shape": sides,
-        "classes": classes,
-        "mean": _by_channel("mean", [0.0] * sides[0] if mean is None else mean, sides[0]),
-        "std": _by_channel("std", [1.0] * sides[0] if std is None else std, sides[0]),
-    }
-
-
-def _by_channel(name: str, values: Sequence[float], channels: int) -> list[float]:
-    numbers = [isinstance(value, Real) and math.isfinite(value) for value in values]
-    if len(numbers) != channels or not all(numbers):
-        expected = f"expected one finite number a channel, {channels} in all"
-        raise ValueError(f"{name}={list(values)!r}: {expected}")
-    return [float(value) for value in values]
 
 
 def _padded(shape: Shape, smallest: int) -> tuple[int, int]:
