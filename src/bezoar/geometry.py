@@ -134,7 +134,12 @@ def l1_distance(x_adv: Tensor, x: Tensor) -> Tensor:
     return norms_l1(x_adv - x).flatten()
 
 
-DISTANCES = {"linf": linf_distance, "l2": l2_distance, "l1": l1_distance}
+def l0_distance(x_adv: Tensor, x: Tensor) -> Tensor:
+    """Number of values that changed, each channel of a pixel on its own, ``(N,)``."""
+    return (x_adv != x).flatten(1).sum(dim=1).to(x.dtype)
+
+
+DISTANCES = {"linf": linf_distance, "l2": l2_distance, "l1": l1_distance, "l0": l0_distance}
 
 # By norm: the direction of steepest ascent, and the projection onto ball and box.
 ASCENTS: Mapping[

@@ -261,7 +261,7 @@ class TestOracle:
         ]
         for point in points:
             oracle.gradient(point, cross_entropy)
-        assert (oracle.forward, oracle.backward) == (3, 3)
+        assert oracle.forward.tolist() == oracle.backward.tolist() == [3, 3, 3]
         assert oracle.reached.tolist() == [True, True, False]
         torch.testing.assert_close(
             oracle.fooling, torch.stack([points[1][0], points[0][1], points[0][2]])
@@ -282,7 +282,82 @@ class TestOracle:
         x, y = batch
         oracle = Answers(convnet, PGD(), x, Untargeted(y))
         assert torch.equal(oracle.logits(x), convnet(x))
-        assert (oracle.forward, oracle.backward, oracle.zero) == (1, 0, None)
+        assert oracle.forward.tolist() == [1] * len(x)
+        assert oracle.backward.tolist() == [0] * len(x)
+        assert oracle.zero is None
+
+    def test_a_decision_is_whether_the_goal_is_reached(self):
+        oracle = Answers(Watched(0.7), PGD(eps=1), images([0.1] * 3, 0.7), zeros(3))
+        assert oracle.decide(images([0.1, -0.1, 0.1], 0.7)).tolist() == [False, True, False]
+        assert oracle.forward.tolist() == [1, 1, 1]
+
+
+class TestOracleOfSome:
+    """Five points: two of image 1, three of image 0; image 2 is not asked about."""
+
+    ROWS = torch.tensor([1, 0, 0, 1, 0])
+    GAPS = (0.01, -0.04, -0.02, -0.03, -0.02)
+
+    def asked(self, *, nearest, eps=1.0):
+        # Named by their order, so that the name is a change of at most 4 / 64 as well.
+        whole = Answers(
+            Watched(0.7), PGDL2(eps=eps), images([0.1] * 3, 0.7), zeros(3), nearest=nearest
+        )
+        part = whole.of(self.ROWS)
+        return whole, part, part.logits(images(self.GAPS, 0.7))
+
+    def test_answers_for_every_point(self):
+        _, part, logits = self.asked(nearest=False)
+        assert torch.equal(logits, Watched(0.7)(images(self.GAPS, 0.7)))
+        assert part.fooled.tolist() == [False, True, True, True, True]
+
+    def test_counts_the_passes_for_the_images(self):
+        whole, part, _ = self.asked(nearest=False)
+        part.gradient(images(self.GAPS, 0.7), cross_entropy)
+        assert whole.forward.tolist() == [6, 4, 0]
+        assert whole.backward.tolist() == [3, 2, 0]
+
+    def test_keeps_the_first_of_several_points_of_an_image(self):
+        whole, _, _ = self.asked(nearest=False)
+        assert whole.reached.tolist() == [True, True, False]
+        points = images(self.GAPS, 0.7)
+        assert torch.equal(whole.fooling[:2], points[[1, 3]])
+        again = whole.of(torch.tensor([0]))
+        again.logits(points[2:3])
+        assert torch.equal(whole.fooling[:2], points[[1, 3]])
+
+    def test_or_the_nearest_where_that_is_asked_for(self):
+        whole, _, _ = self.asked(nearest=True)
+        points = images(self.GAPS, 0.7)
+        assert torch.equal(whole.fooling[:2], points[[2, 3]])
+        farther, nearer = images([-0.09], 0.7), images([-0.001], 0.7)
+        whole.of(torch.tensor([0])).logits(farther)
+        assert torch.equal(whole.fooling[0], points[2])
+        whole.of(torch.tensor([0])).logits(nearer)
+        assert torch.equal(whole.fooling[0], nearer[0])
+
+    def test_counts_no_point_outside_the_ball(self):
+        whole, _, _ = self.asked(nearest=False, eps=0.13)
+        assert whole.reached.tolist() == [True, False, False]
+
+    def test_asks_about_some_of_some(self):
+        whole, part, _ = self.asked(nearest=False)
+        part.of(torch.tensor([3, 4, 4])).decide(images([0.1] * 3, 0.7))
+        assert whole.forward.tolist() == [5, 3, 0]
+
+    def test_leads_to_where_each_image_is_to_go(self):
+        goal = Targeted(torch.tensor([0, 1, 0]))
+        whole = Answers(Watched(0.7), PGD(eps=1), images([0.1] * 3, 0.7), goal)
+        asked = whole.of(torch.tensor([1, 1, 2]))
+        assert asked.goal.aim.tolist() == [1, 1, 0]
+        assert asked.decide(images([0.1, -0.1, 0.1], 0.7)).tolist() == [False, True, True]
+
+    def test_says_where_the_gradient_is_zero(self):
+        whole = Answers(Watched(0.7), PGD(eps=1), images([0.1] * 3, 0.7), zeros(3))
+        whole.of(torch.tensor([2, 0])).gradient(
+            images([0.1, 0.1], 0.7), lambda logits, goal: logits[:, 0] * torch.tensor([0.0, 1.0])
+        )
+        assert whole.zero.tolist() == [False, False, True]
 
 
 class TestGoals:

@@ -76,7 +76,8 @@ def test_starts_on_the_sphere_and_stays_in_the_ball():
     values = torch.stack(values)
     assert (values.diff(dim=0) >= 0).all()
     assert (values[-1] > values[0]).all()
-    assert (oracle.forward, oracle.backward) == (60, 0)
+    assert set(oracle.forward.tolist()) == {60}
+    assert not oracle.backward.any()
 
 
 def test_leaves_standing_what_no_image_of_the_ball_fools(blocks, images):

@@ -8,6 +8,7 @@ distance to the border wants.
 """
 
 from collections import deque
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -60,23 +61,45 @@ class Answers:
         *,
         nearest: bool = False,
     ) -> None:
-        self.goal = goal
-        self._classifier, self._x, self._nearest = classifier, x, nearest
-        self._distance = DISTANCES[attack.norm]
-        radius = torch.full((len(x),), attack.eps + ROUNDING, dtype=torch.float64, device=x.device)
-        self._radius = radius.to(x.dtype)  # where it is too large for it, infinite
-        self.forward = self.backward = 0
+        self.goal, self._classifier = goal, classifier
+        self._ledger = _Ledger(attack, x, nearest)
+        self._rows: Tensor | None = None  # of the ledger, None for all
         self.fooled = torch.zeros(len(x), dtype=torch.bool, device=x.device)
-        self.fooling = x  # the image of each that reached the goal in ball and box
-        self.reached = torch.zeros(len(x), dtype=torch.bool, device=x.device)
-        self.zero: Tensor | None = None  # the gradient was exactly zero, (N,) bool
+
+    @property
+    def fooling(self) -> Tensor:
+        """The image of each that reached the goal in ball and box, or the clean one."""
+        return self._ledger.fooling
+
+    @property
+    def reached(self) -> Tensor:
+        """Whether there is one, ``(N,)`` bool."""
+        return self._ledger.reached
+
+    @property
+    def forward(self) -> Tensor:
+        """Forward passes spent on each image, ``(N,)`` int64 on the CPU."""
+        return self._ledger.forward
+
+    @property
+    def backward(self) -> Tensor:
+        """Backward passes spent on each image, ``(N,)`` int64 on the CPU."""
+        return self._ledger.backward
+
+    @property
+    def zero(self) -> Tensor | None:
+        """Whether the last gradient was exactly zero everywhere, ``(N,)`` bool; none was asked."""
+        return self._ledger.zero
 
     def logits(self, x: Tensor) -> Tensor:
         with torch.no_grad():
             logits: Tensor = self._classifier(x)
-        self.forward += 1
-        self._note(x, logits)
+        self._note(x, logits, backward=0)
         return logits
+
+    def decide(self, x: Tensor) -> Tensor:
+        self.logits(x)
+        return self.fooled
 
     def gradient(self, x: Tensor, loss: Loss) -> tuple[Tensor, Tensor]:
         with torch.enable_grad():
@@ -84,10 +107,8 @@ class Answers:
             logits = self._classifier(point)
             values = loss(logits, self.goal)
             (gradient,) = torch.autograd.grad(values.sum(), point)
-        self.forward += 1
-        self.backward += 1
-        self.zero = (gradient == 0).flatten(1).all(dim=1)
-        self._note(x, logits.detach())
+        self._ledger.slope(gradient, self._rows)
+        self._note(x, logits.detach(), backward=1)
         return values.detach(), gradient
 
     def jacobian(self, x: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
@@ -96,23 +117,96 @@ class Answers:
             logits = self._classifier(point)
             chosen = logits.gather(1, classes).sum(dim=0)
             gradients = [torch.autograd.grad(z, point, retain_graph=True)[0] for z in chosen]
-        self.forward += 1
-        self.backward += len(gradients)
-        self.zero = torch.stack([(g == 0).flatten(1).all(dim=1) for g in gradients]).all(dim=0)
-        self._note(x, logits.detach())
-        return logits.detach(), torch.stack(gradients, dim=1)
+        stacked = torch.stack(gradients, dim=1)
+        self._ledger.slope(stacked, self._rows)
+        self._note(x, logits.detach(), backward=len(gradients))
+        return logits.detach(), stacked
 
-    def _note(self, x: Tensor, logits: Tensor) -> None:
+    def of(self, rows: Tensor) -> "Answers":
+        part = copy(self)
+        part.goal = self.goal.take(rows)
+        part.fooled = self.fooled[rows]
+        part._rows = rows if self._rows is None else self._rows[rows]
+        return part
+
+    def _note(self, x: Tensor, logits: Tensor, *, backward: int) -> None:
         self.fooled = self.goal.reached(logits)
-        new = self.fooled if self._nearest else self.fooled & ~self.reached
+        if self._rows is None:
+            self._ledger.charge(backward)
+            self._ledger.enter(x, self.fooled)
+        else:
+            self._ledger.charge(backward, self._rows)
+            self._ledger.enter_some(x, self.fooled, self._rows)
+
+
+class _Ledger:
+    """What was found and spent so far, an entry an image."""
+
+    def __init__(self, attack: Attack, x: Tensor, nearest: bool) -> None:
+        self.x, self.fooling, self.nearest = x, x, nearest
+        self.distance = DISTANCES[attack.norm]
+        radius = torch.full((len(x),), attack.eps + ROUNDING, dtype=torch.float64, device=x.device)
+        self.radius = radius.to(x.dtype)  # where it is too large for it, infinite
+        self.reached = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+        self.forward, self.backward = (torch.zeros(len(x), dtype=torch.int64) for _ in range(2))
+        self.zero: Tensor | None = None
+
+    def slope(self, gradient: Tensor, rows: Tensor | None) -> None:
+        """Note where a gradient is exactly zero."""
+        zero = (gradient == 0).flatten(1).all(dim=1)
+        if rows is None:
+            self.zero = zero
+        else:
+            before = torch.zeros_like(self.reached) if self.zero is None else self.zero
+            self.zero = before.index_put((rows,), zero)
+
+    def charge(self, backward: int, rows: Tensor | None = None) -> None:
+        """Count a forward pass and some backward passes; ``rows`` as often as they are named."""
+        if rows is None:
+            self.forward += 1
+            self.backward += backward
+        else:
+            times = torch.bincount(rows.cpu(), minlength=len(self.x))
+            self.forward += times
+            self.backward += backward * times
+
+    def enter(self, x: Tensor, fooled: Tensor) -> None:
+        """Note one point of every image."""
+        new = fooled if self.nearest else fooled & ~self.reached
         if new.any():
-            distance = self._distance(x, self._x)
-            inside = ((x >= 0) & (x <= 1)).flatten(1).all(dim=1)
-            new = new & inside & (distance <= self._radius)
-            if self._nearest:
-                self._radius = torch.where(new, distance, self._radius)
+            distance = self.distance(x, self.x)
+            new = new & _in_box(x) & (distance <= self.radius)
+            if self.nearest:
+                self.radius = torch.where(new, distance, self.radius)
             self.fooling = torch.where(wide(new), x, self.fooling)
             self.reached = self.reached | new
+
+    def enter_some(self, x: Tensor, fooled: Tensor, rows: Tensor) -> None:
+        """Note points of some images: of several of one image the nearest, or the first."""
+        new = fooled if self.nearest else fooled & ~self.reached[rows]
+        if not new.any():
+            return
+        x, rows = x[new], rows[new]
+        distance = self.distance(x, self.x[rows])
+        counts = _in_box(x) & (distance <= self.radius[rows])
+        x, rows, distance = x[counts], rows[counts], distance[counts]
+        if self.nearest:  # stable, so that of equals the first is taken
+            order = distance.argsort(stable=True)
+            x, rows, distance = x[order], rows[order], distance[order]
+        first = torch.full((len(self.x),), len(x), device=x.device)
+        first.scatter_reduce_(0, rows, torch.arange(len(x), device=x.device), "amin")
+        found = first < len(x)
+        chosen = first[found]
+        fooling = self.fooling.clone()
+        fooling[found] = x[chosen]
+        self.fooling = fooling
+        if self.nearest:
+            self.radius[found] = distance[chosen]
+        self.reached = self.reached | found
+
+
+def _in_box(x: Tensor) -> Tensor:
+    return ((x >= 0) & (x <= 1)).flatten(1).all(dim=1)
 
 
 def perturb(
@@ -329,7 +423,7 @@ class _Search:
     def _step(self) -> None:
         answers = self._answers(self.rows, self.clean)
         self.state = self.attack.step(self.state, answers)
-        if not answers.forward:
+        if not answers.forward.any():
             raise RuntimeError(f"{self.attack!r}: expected step to ask the oracle, it did not")
         if answers.zero is not None:
             first = (self.age == 0) & (self.restart[self.rows] == 0)

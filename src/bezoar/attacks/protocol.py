@@ -92,6 +92,19 @@ class Oracle(Protocol):
         Cost: one forward and M backward passes an image.
         """
 
+    def decide(self, x: Tensor) -> Tensor:
+        """Whether each image reaches the goal, ``(N,)`` bool: all that a decision attack may know.
+
+        Cost: a forward pass.
+        """
+
+    def of(self, rows: Tensor) -> Oracle:
+        """The same questions about some of the images, ``(M,)`` int64, any of them several times.
+
+        For attacks that ask more about one image than about another, or several points of an image
+        at once. What it sees counts for the images themselves.
+        """
+
 
 def rivals(oracle: Oracle, x: Tensor, ranks: Tensor) -> Tensor:
     """The wrong class with the highest logit at ``x`` (rank 0), or the next ones, ``(N,)`` int64.
