@@ -149,16 +149,22 @@ class _Ledger:
         self.radius = radius.to(x.dtype)  # where it is too large for it, infinite
         self.reached = torch.zeros(len(x), dtype=torch.bool, device=x.device)
         self.forward, self.backward = (torch.zeros(len(x), dtype=torch.int64) for _ in range(2))
-        self.zero: Tensor | None = None
+        self._slope: Tensor | None = None  # the last gradient for all images, or where it is zero
 
     def slope(self, gradient: Tensor, rows: Tensor | None) -> None:
-        """Note where a gradient is exactly zero."""
-        zero = (gradient == 0).flatten(1).all(dim=1)
+        """Note a gradient. Of one for all images only the first is ever asked about: it is kept."""
         if rows is None:
-            self.zero = zero
+            self._slope = gradient
         else:
             before = torch.zeros_like(self.reached) if self.zero is None else self.zero
-            self.zero = before.index_put((rows,), zero)
+            self._slope = before.index_put((rows,), _all_zero(gradient))
+
+    @property
+    def zero(self) -> Tensor | None:
+        """Whether the last gradient of each image was exactly zero; nothing if none was asked."""
+        if self._slope is not None and self._slope.ndim > 1:
+            self._slope = _all_zero(self._slope)
+        return self._slope
 
     def charge(self, backward: int, rows: Tensor | None = None) -> None:
         """Count a forward pass and some backward passes; ``rows`` as often as they are named."""
@@ -203,6 +209,10 @@ class _Ledger:
         if self.nearest:
             self.radius[found] = distance[chosen]
         self.reached = self.reached | found
+
+
+def _all_zero(gradient: Tensor) -> Tensor:
+    return (gradient == 0).flatten(1).all(dim=1)
 
 
 def _in_box(x: Tensor) -> Tensor:
@@ -425,8 +435,8 @@ class _Search:
         self.state = self.attack.step(self.state, answers)
         if not answers.forward.any():
             raise RuntimeError(f"{self.attack!r}: expected step to ask the oracle, it did not")
-        if answers.zero is not None:
-            first = (self.age == 0) & (self.restart[self.rows] == 0)
+        first = (self.age == 0) & (self.restart[self.rows] == 0)
+        if first.any() and answers.zero is not None:
             self.zero[self.rows[first]] = answers.zero.cpu()[first]
         kept = self._noted(answers, self.rows, self.age)
         if not kept.all():

@@ -9,7 +9,7 @@ from torch import Tensor
 from bezoar import checks
 from bezoar.attacks.losses import margin
 from bezoar.attacks.protocol import Attack, Oracle
-from bezoar.geometry import linf_radius, project_linf, wide
+from bezoar.geometry import linf_radius, wide
 from bezoar.seeds import Noise, hashed
 
 # Queries, of 10,000, after which the share of changed pixels is halved once more.
@@ -17,10 +17,11 @@ HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 
 
 class Found(NamedTuple):
-    """The best image so far, the clean one, the margin of the best, queries asked, noise key."""
+    """The best image so far, the ball's corners in the box, the best margin, queries, noise key."""
 
     x_adv: Tensor
-    x: Tensor
+    low: Tensor
+    high: Tensor
     value: Tensor
     age: Tensor
     key: Tensor
@@ -61,41 +62,39 @@ class Square(Attack):
         n, channels, _, width = x.shape
         key = noise.keys().to(x.device)
         age = torch.zeros_like(key)
-        sign = signs(hashed(key, age, (channels, 1, width)))
+        raised = hashed(key, age, (channels, 1, width)) >= 0.5
         eps = linf_radius(self.eps)
-        stripes = project_linf(x + eps * sign.to(x), x, eps)
-        return Found(stripes, x, x.new_full((n,), -torch.inf), age, key)
+        low, high = (x - eps).clamp(0, 1), (x + eps).clamp(0, 1)
+        stripes = torch.where(raised, high, low)
+        return Found(stripes, low, high, x.new_full((n,), -torch.inf), age, key)
 
     def step(self, state: Found, oracle: Oracle) -> Found:
-        eps = linf_radius(self.eps)
-        inside, sign = self._window(state)
-        changed = project_linf(state.x + eps * sign, state.x, eps)
+        inside, raised = self._window(state)
+        changed = torch.where(raised, state.high, state.low)
         same = wide(((changed == state.x_adv) | ~inside).flatten(1).all(dim=1))
-        turned = project_linf(state.x - eps * sign, state.x, eps)
-        tried = torch.where(inside, torch.where(same, turned, changed), state.x_adv)
+        changed = torch.where(raised ^ same, state.high, state.low)
+        tried = torch.where(inside, changed, state.x_adv)
         value = margin(oracle.logits(tried), oracle.goal)
         better = value > state.value
-        return Found(
-            torch.where(wide(better), tried, state.x_adv),
-            state.x,
-            torch.where(better, value, state.value),
-            state.age + 1,
-            state.key,
+        return state._replace(
+            x_adv=torch.where(wide(better), tried, state.x_adv),
+            value=torch.where(better, value, state.value),
+            age=state.age + 1,
         )
 
     def best(self, state: Found) -> Tensor:
         return state.x_adv
 
     def _window(self, state: Found) -> tuple[Tensor, Tensor]:
-        """Which pixels each image's query changes, ``(N, 1, H, W)``, and to which sign."""
-        _, channels, height, width = state.x.shape
+        """Which pixels each image's query changes, ``(N, 1, H, W)``, and whether it raises them."""
+        _, channels, height, width = state.x_adv.shape
         side = sides(self.p, state.age, self.steps, height * width).clamp(min=1)
         side = torch.where(state.age == 0, 0, side)  # the first query is for the stripes
         draws = hashed(state.key, state.age + 1, (2 + channels,))
         rows = _within(draws[:, 0], side, height)
         columns = _within(draws[:, 1], side, width)
         inside = rows[:, None, :, None] & columns[:, None, None, :]
-        return inside, signs(draws[:, 2:]).to(state.x)[:, :, None, None]
+        return inside, draws[:, 2:, None, None] >= 0.5
 
 
 def sides(p: float, age: Tensor, steps: int, pixels: int) -> Tensor:
@@ -104,11 +103,6 @@ def sides(p: float, age: Tensor, steps: int, pixels: int) -> Tensor:
     late = asked[:, None] > torch.tensor(HALVINGS, device=age.device)
     share = p / 2.0 ** late.sum(dim=1)
     return (share * pixels).sqrt().round().long()
-
-
-def signs(draw: Tensor) -> Tensor:
-    """Signs from draws of U[0, 1)."""
-    return torch.where(draw < 0.5, -1.0, 1.0)
 
 
 def _within(draw: Tensor, side: Tensor, length: int) -> Tensor:

@@ -1,6 +1,7 @@
 """Square in L2: random search that moves change from one square of pixels to another."""
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -8,11 +9,21 @@ from torch import Tensor
 from bezoar import checks
 from bezoar.attacks.losses import margin
 from bezoar.attacks.protocol import Attack, Oracle
-from bezoar.attacks.square import Found, sides, signs
+from bezoar.attacks.square import sides
 from bezoar.geometry import norms_l2, project_l2, wide
 from bezoar.seeds import Noise, hashed
 
 TILES = 5  # along an image, at the start
+
+
+class Found(NamedTuple):
+    """The best image so far, the clean one, the margin of the best, queries asked, noise key."""
+
+    x_adv: Tensor
+    x: Tensor
+    value: Tensor
+    age: Tensor
+    key: Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +99,7 @@ class SquareL2(Attack):
         """Tiles all over the image, each with its own sign in each channel."""
         height, width = x.shape[2:]
         length = max(1, min(height, width) // TILES)
-        tile, sign = _tile(length).to(x), signs(draw).to(x)
+        tile, sign = _tile(length).to(x), _signs(draw).to(x)
         rows, columns = (torch.arange(n, device=x.device) for n in (height, width))
         of_rows, of_columns = rows // length % (TILES + 1), columns // length % (TILES + 1)
         pattern = tile[rows % length][:, columns % length]
@@ -118,7 +129,7 @@ def _moved(change: Tensor, draws: Tensor, left: Tensor, length: int) -> Tensor:
     turned = torch.where(wide(draws[:, 4] < 0.5), tile, tile.T)
     old = change[to]
     old = old / torch.linalg.vector_norm(old, dim=(2, 3), keepdim=True).clamp(min=1e-12)
-    new = signs(draws[:, 5:])[:, :, None, None].to(change) * turned + old
+    new = _signs(draws[:, 5:])[:, :, None, None].to(change) * turned + old
     new = new / torch.linalg.vector_norm(new, dim=(2, 3), keepdim=True).clamp(min=1e-12)
     moved = change.clone()
     moved[out] = 0
@@ -143,3 +154,8 @@ def _peak(height: int, width: int) -> Tensor:
     steps = torch.tensor([1 / (n + 1 - k) ** 2 for k in range(n + 1)]).cumsum(dim=0)
     level = (n - ring).clamp(min=-1)
     return torch.where(level >= 0, steps[level.clamp(min=0)], torch.zeros(()))
+
+
+def _signs(draw: Tensor) -> Tensor:
+    """Signs from draws of U[0, 1)."""
+    return torch.where(draw < 0.5, -1.0, 1.0)
