@@ -15,6 +15,7 @@ from bezoar.attacks.fab_targeted import FABTargeted
 from bezoar.attacks.fgsm import FGSM
 from bezoar.attacks.fgsm_rs import FGSMRandomStart
 from bezoar.attacks.fmn import FMN
+from bezoar.attacks.hopskipjump import HopSkipJump
 from bezoar.attacks.mi_fgsm import MIFGSM
 from bezoar.attacks.nes import NES
 from bezoar.attacks.ni_fgsm import NIFGSM
@@ -51,6 +52,7 @@ ATTACKS: Mapping[str, type[Attack]] = MappingProxyType(
         "nes": NES,
         "spsa": SPSA,
         "simba": SimBA,
+        "hopskipjump": HopSkipJump,
         "autoattack": AutoAttack,
         "mi-fgsm": MIFGSM,
         "ni-fgsm": NIFGSM,
@@ -88,6 +90,7 @@ __all__ = [
     "FABTargeted",
     "FGSMRandomStart",
     "Goal",
+    "HopSkipJump",
     "SimBA",
     "Square",
     "SquareL2",

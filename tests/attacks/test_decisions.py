@@ -1,0 +1,169 @@
+"""The attacks that see decisions only: that they do, and how near they come on a plane."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from bezoar.attacks import HopSkipJump, Targeted, Untargeted
+from bezoar.attacks.engine import Answers, perturb, search, shrink
+from bezoar.geometry import DISTANCES
+from bezoar.seeds import Noise
+
+ONES = Untargeted(torch.ones(8, dtype=torch.int64))
+NOISE = Noise.first(0, "tests", np.arange(8))
+ALL = [HopSkipJump(steps=20), HopSkipJump(norm="linf", steps=20)]
+NEAR = {HopSkipJump: 1.05}
+
+
+@pytest.fixture
+def plane(blocks):
+    """Classes 0 and 1 of the blocks alone: one border, so that no start leads to another."""
+    layer = nn.Linear(12, 2, bias=False)
+    layer.weight.data = blocks[1].weight[:2].clone()
+    return nn.Sequential(nn.Flatten(), layer).requires_grad_(False)
+
+
+@pytest.fixture
+def least(plane, images):
+    """By norm, the exact distance of each image to the border; the box cuts nothing off."""
+    towards = plane[1].weight[0] - plane[1].weight[1]
+    gap = plane(images) @ torch.tensor([-1.0, 1.0])
+    return {"linf": gap / towards.abs().sum(), "l2": gap / towards.norm()}
+
+
+@pytest.fixture
+def sure():
+    """Says class 1 of every image."""
+    layer = nn.Linear(12, 3)
+    nn.init.zeros_(layer.weight)
+    layer.bias.data = torch.tensor([0.0, 1.0, 0.0])
+    return nn.Sequential(nn.Flatten(), layer).requires_grad_(False)
+
+
+class DecisionsOnly:
+    """An oracle that has no logits, no gradient, not even a goal to look at."""
+
+    def __init__(self, answers):
+        self._answers = answers
+
+    def decide(self, x):
+        return self._answers.decide(x)
+
+    def of(self, rows):
+        return DecisionsOnly(self._answers.of(rows))
+
+
+@pytest.mark.parametrize("attack", ALL, ids=repr)
+def test_comes_near_the_nearest_image_beyond_a_plane(attack, plane, images, least):
+    found = shrink(attack, plane, images, ONES, NOISE)
+    assert (plane(found.x_adv).argmax(dim=1) == 0).all()
+    assert ((found.x_adv >= 0) & (found.x_adv <= 1)).all()
+    assert found.backward.tolist() == [0] * 8
+    ratio = DISTANCES[attack.norm](found.x_adv, images) / least[attack.norm]
+    assert 1 - 1e-5 <= ratio.min() <= ratio.max() <= NEAR[type(attack)]
+
+
+@pytest.mark.parametrize("attack", ALL, ids=repr)
+def test_in_a_ball_it_finds_what_lies_in_it(attack, plane, images, least):
+    eps = NEAR[type(attack)] * least[attack.norm][3].item()
+    found = search(replace(attack, eps=eps), plane, images, ONES, NOISE)
+    assert (found.first_success >= 0).tolist() == [True] * 4 + [False] * 4
+    assert (DISTANCES[attack.norm](found.x_adv, images) <= eps + 1e-6).all()
+
+
+@pytest.mark.parametrize("attack", ALL, ids=repr)
+def test_asks_for_decisions_only(attack, plane, images):
+    attack = replace(attack, steps=3)
+    answers = Answers(plane, attack, images, ONES, nearest=True)
+    oracle = DecisionsOnly(answers)
+    state = attack.start(images, oracle, NOISE)
+    for _ in range(attack.steps):
+        state = attack.step(state, oracle)
+    assert answers.reached.all()
+    assert (plane(attack.best(state)).argmax(dim=1) == 0).all()
+
+
+@pytest.mark.parametrize("attack", ALL, ids=repr)
+def test_more_steps_are_never_farther(attack, convnet, batch):
+    x, _ = batch
+    goal = Untargeted(convnet(x).argmax(dim=1))
+    convnet.requires_grad_(False)
+    noise = Noise.first(0, "tests", np.arange(12))
+    last = torch.full((12,), torch.inf)
+    for steps in (1, 2, 4, 8):
+        found = shrink(replace(attack, steps=steps), convnet, x, goal, noise)
+        distance = DISTANCES[attack.norm](found.x_adv, x)
+        distance[found.first_success < 0] = torch.inf
+        assert (distance <= last + 1e-6).all()
+        last = distance
+    assert (last < torch.inf).any()
+
+
+@pytest.mark.parametrize("attack", ALL, ids=repr)
+def test_more_starts_are_never_farther(attack, blocks, images):
+    # Three classes: a start may lead to the farther border.
+    one = replace(attack, steps=4)
+    runs = [
+        shrink(replace(one, restarts=count), blocks, images, ONES, NOISE) for count in (1, 2, 3)
+    ]
+    far = torch.stack([DISTANCES[attack.norm](run.x_adv, images) for run in runs])
+    assert (far.diff(dim=0) <= 1e-6).all()
+    assert (runs[1].forward > runs[0].forward).all()
+
+
+@pytest.mark.parametrize("attack", ALL, ids=repr)
+@pytest.mark.parametrize("engine", [perturb, search])
+def test_an_image_without_a_start_is_not_found_and_costs_little(attack, engine, sure, images):
+    attack = replace(attack, steps=4, draws=6)
+    found = engine(attack, sure, images, ONES, NOISE)
+    assert torch.equal(found.x_adv, images)
+    assert found.first_success.tolist() == [-1] * 8
+    assert found.forward.tolist() == [1 + 6 + 4 + 1] * 8
+
+
+@pytest.mark.parametrize("attack", ALL, ids=repr)
+def test_towards_a_class_it_ends_there(attack, blocks, images):
+    goal = Targeted(torch.full((8,), 2))
+    found = shrink(replace(attack, steps=5), blocks, images, goal, NOISE)
+    assert (blocks(found.x_adv).argmax(dim=1) == 2).all()
+
+
+@pytest.mark.parametrize("attack", ALL, ids=repr)
+def test_an_image_that_fools_already_stays(attack, plane, images):
+    goal = Untargeted(torch.zeros(8, dtype=torch.int64))
+    found = shrink(replace(attack, steps=3), plane, images, goal, NOISE)
+    assert torch.equal(found.x_adv, images)
+    assert found.first_success.tolist() == [0] * 8
+
+
+class TestHopSkipJump:
+    @pytest.mark.parametrize(("norm", "theta"), [("l2", 0.01), ("linf", 12**-2)])
+    def test_costs_what_it_says(self, norm, theta, plane, images):
+        attack = HopSkipJump(norm=norm, samples=10)
+        oracle = Answers(plane, attack, images, ONES)
+        halvings = int(np.ceil(np.log2(1 / theta)))
+        state = attack.start(images, oracle, NOISE)
+        before = oracle.forward.clone()
+        assert (before >= 1 + 1 + halvings).all()
+        for t in range(1, 5):
+            state = attack.step(state, oracle)
+            spent = oracle.forward - before
+            trials = spent - int(10 * t**0.5) - halvings
+            assert (trials >= 1).all()
+            assert (trials <= 20).all()
+            before = oracle.forward.clone()
+
+    @pytest.mark.parametrize(
+        ("norm", "size", "theta"),
+        [
+            ("l2", 784, 784**-1.5),
+            ("linf", 784, 784**-2),
+            ("linf", 3072, 2**-20),
+            ("l2", 4, 0.01),
+        ],
+    )
+    def test_theta_follows_the_size_of_the_image(self, norm, size, theta):
+        assert HopSkipJump(norm=norm)._theta(size) == pytest.approx(theta)
