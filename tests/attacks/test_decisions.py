@@ -7,15 +7,15 @@ import pytest
 import torch
 from torch import nn
 
-from bezoar.attacks import HopSkipJump, Targeted, Untargeted
+from bezoar.attacks import Boundary, HopSkipJump, Targeted, Untargeted
 from bezoar.attacks.engine import Answers, perturb, search, shrink
 from bezoar.geometry import DISTANCES
-from bezoar.seeds import Noise
+from bezoar.seeds import Noise, hashed_normal
 
 ONES = Untargeted(torch.ones(8, dtype=torch.int64))
 NOISE = Noise.first(0, "tests", np.arange(8))
-ALL = [HopSkipJump(steps=20), HopSkipJump(norm="linf", steps=20)]
-NEAR = {HopSkipJump: 1.05}
+ALL = [HopSkipJump(steps=20), HopSkipJump(norm="linf", steps=20), Boundary(steps=500)]
+NEAR = {HopSkipJump: 1.05, Boundary: 1.05}
 
 
 @pytest.fixture
@@ -167,3 +167,54 @@ class TestHopSkipJump:
     )
     def test_theta_follows_the_size_of_the_image(self, norm, size, theta):
         assert HopSkipJump(norm=norm)._theta(size) == pytest.approx(theta)
+
+
+class TestBoundary:
+    def test_walks_as_the_paper_says_image_by_image(self, plane, images):
+        attack = Boundary(steps=40)
+        oracle = Answers(plane, attack, images, ONES)
+        state = begun = attack.start(images, oracle, NOISE)
+        for _ in range(attack.steps):
+            state = attack.step(state, oracle)
+        weight = (plane[1].weight[0] - plane[1].weight[1]).double().reshape(1, 3, 4)
+        for i in (0, 3, 7):
+            x, x_adv = images[i].double(), begun.x_adv[i].double()
+            delta = epsilon = 0.1
+            for t in range(attack.steps):
+                eta = hashed_normal(begun.key[i : i + 1], begun.drawn[i : i + 1] + t, (1, 3, 4))[0]
+                eta, ray, far = eta.double(), x_adv - x, (x_adv - x).norm()
+                eta = eta - (eta * ray).sum() * ray / far**2
+                aside = x_adv + delta * far * eta / eta.norm() - x
+                sphere = x + far * aside / aside.norm()
+                whole = (x + (1 - epsilon) * (sphere - x)).clamp(0, 1)
+                around = bool((weight * sphere.clamp(0, 1)).sum() > 0)
+                there = around and bool((weight * whole).sum() > 0)
+                x_adv = whole if there else x_adv
+                delta = min(delta * (1.1 if around else 1 / 1.1), 1)
+                epsilon = min(epsilon * [1, [1 / 1.1, 1.1**3][there]][around], 0.5)
+            torch.testing.assert_close(state.x_adv[i].double(), x_adv, atol=1e-4, rtol=0)
+            assert state.around[i].item() == pytest.approx(delta, rel=1e-4)
+            assert state.nearer[i].item() == pytest.approx(epsilon, rel=1e-4)
+
+    def test_asks_twice_where_the_first_point_fools(self, plane, images):
+        attack = Boundary()
+        oracle = Answers(plane, attack, images, ONES)
+        state = attack.start(images, oracle, NOISE)
+        for _ in range(30):
+            before = oracle.forward.clone()
+            after = attack.step(state, oracle)
+            grew = (after.around > state.around) | (after.around == 1)
+            assert torch.equal(oracle.forward - before, 1 + grew.long())
+            state = after
+
+    def test_every_step_taken_leads_nearer(self, plane, images):
+        attack = Boundary()
+        oracle = Answers(plane, attack, images, ONES)
+        state = attack.start(images, oracle, NOISE)
+        for _ in range(60):
+            after = attack.step(state, oracle)
+            far = [DISTANCES["l2"](s.x_adv, images) for s in (state, after)]
+            moved = (after.x_adv != state.x_adv).flatten(1).any(dim=1)
+            assert torch.equal(moved, far[1] < far[0])
+            assert (plane(after.x_adv).argmax(dim=1) == 0).all()
+            state = after

@@ -7,6 +7,7 @@ from bezoar.attacks.apgd import APGD
 from bezoar.attacks.apgd_targeted import APGDTargeted
 from bezoar.attacks.autoattack import AutoAttack
 from bezoar.attacks.bim import BIM
+from bezoar.attacks.boundary import Boundary
 from bezoar.attacks.cw_l2 import CWL2
 from bezoar.attacks.ddn import DDN
 from bezoar.attacks.deepfool import DeepFool
@@ -53,6 +54,7 @@ ATTACKS: Mapping[str, type[Attack]] = MappingProxyType(
         "spsa": SPSA,
         "simba": SimBA,
         "hopskipjump": HopSkipJump,
+        "boundary": Boundary,
         "autoattack": AutoAttack,
         "mi-fgsm": MIFGSM,
         "ni-fgsm": NIFGSM,
@@ -86,6 +88,7 @@ __all__ = [
     "APGDTargeted",
     "Attack",
     "AutoAttack",
+    "Boundary",
     "DeepFool",
     "FABTargeted",
     "FGSMRandomStart",
