@@ -32,6 +32,7 @@ from bezoar.attacks import (
     DeepFool,
     FABTargeted,
     FGSMRandomStart,
+    GeoDA,
     HopSkipJump,
     SimBA,
     Square,
@@ -78,6 +79,8 @@ CASES = [
     HopSkipJump(eps=0.5, steps=3, samples=10, draws=10),
     HopSkipJump(eps=0.1, norm="linf", steps=2, samples=10, draws=10, restarts=2),
     Boundary(eps=0.5, steps=8, draws=10),
+    GeoDA(eps=0.5, steps=2, samples=10, draws=10),
+    GeoDA(eps=0.1, norm="linf", steps=2, samples=10, frequencies=2, draws=10),
     AutoAttack(eps=0.1, steps=3, targets=2, queries=5),
     AutoAttack(eps=0.5, norm="l2", steps=2, targets=2, queries=5),
     MIFGSM(eps=0.1, steps=3),
@@ -93,8 +96,8 @@ STARTS = (FGSMRandomStart, RFGSM, PGD, PGDL2, APGD, UniformNoise, Square, Square
 RANDOM = [
     case for case in CASES if isinstance(case, STARTS) and getattr(case, "random_start", True)
 ]
-NEAREST = (FABTargeted, DeepFool, DDN, FMN, CWL2, SimBA, Boundary, HopSkipJump)
-NO_GRADIENT = (Square, SquareL2, NES, SPSA, SimBA, Boundary, HopSkipJump, UniformNoise)
+NEAREST = (FABTargeted, DeepFool, DDN, FMN, CWL2, SimBA, GeoDA, Boundary, HopSkipJump)
+NO_GRADIENT = (Square, SquareL2, NES, SPSA, SimBA, GeoDA, Boundary, HopSkipJump, UniformNoise)
 LINF = [case for case in CASES if case.norm == "linf"]
 
 

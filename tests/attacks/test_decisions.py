@@ -5,17 +5,25 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from scipy.fft import dct
 from torch import nn
 
-from bezoar.attacks import Boundary, HopSkipJump, Targeted, Untargeted
+from bezoar.attacks import Boundary, GeoDA, HopSkipJump, Targeted, Untargeted
 from bezoar.attacks.engine import Answers, perturb, search, shrink
+from bezoar.attacks.geoda import cosines
 from bezoar.geometry import DISTANCES
 from bezoar.seeds import Noise, hashed_normal
 
 ONES = Untargeted(torch.ones(8, dtype=torch.int64))
 NOISE = Noise.first(0, "tests", np.arange(8))
-ALL = [HopSkipJump(steps=20), HopSkipJump(norm="linf", steps=20), Boundary(steps=500)]
-NEAR = {HopSkipJump: 1.05, Boundary: 1.05}
+ALL = [
+    HopSkipJump(steps=20),
+    HopSkipJump(norm="linf", steps=20),
+    Boundary(steps=500),
+    GeoDA(steps=5),
+    GeoDA(norm="linf", steps=3),
+]
+NEAR = {HopSkipJump: 1.05, Boundary: 1.05, GeoDA: 1.05}
 
 
 @pytest.fixture
@@ -218,3 +226,81 @@ class TestBoundary:
             assert torch.equal(moved, far[1] < far[0])
             assert (plane(after.x_adv).argmax(dim=1) == 0).all()
             state = after
+
+
+class TestGeoDA:
+    @pytest.mark.parametrize(("norm", "width"), [("l2", 0.01), ("linf", 0.01 / 12**0.5)])
+    def test_costs_what_it_says(self, norm, width, plane, images):
+        attack = GeoDA(norm=norm, samples=10, rate=0.5, sigma=0.08)
+        oracle = Answers(plane, attack, images, ONES)
+        state = attack.start(images, oracle, NOISE)
+        before = oracle.forward.clone()
+        for t in range(4):
+            far = DISTANCES[norm](state.x_adv, images)
+            state = attack.step(state, oracle)
+            beyond = oracle.forward - before - int(10 * 2 ** (2 * t / 3))
+            # At its own distance or at a doubled one it fools, and the search begins there.
+            least, most = (
+                (far * k / width).log2().ceil().clamp(min=0) + p for k, p in ((0.9, 1), (32, 6))
+            )
+            assert (beyond >= least).all()
+            assert (beyond <= most).all()
+            before = oracle.forward.clone()
+
+    def test_a_step_ends_on_the_way_along_the_estimated_normal(self, plane, images):
+        attack = GeoDA(norm="linf", samples=500)
+        oracle = Answers(plane, attack, images, ONES)
+        state = attack.step(attack.start(images, oracle, NOISE), oracle)
+        towards = (plane[1].weight[0] - plane[1].weight[1]).reshape(1, 3, 4).sign()
+        change = state.x_adv - images
+        radius = change.flatten(1).abs().amax(dim=1)
+        along = radius[:, None, None, None] * towards
+        # Class 2 has the last row for itself: no decision depends on it.
+        torch.testing.assert_close(change[:, :, :2], along[:, :, :2], atol=1e-6, rtol=0)
+
+    def test_stays_where_it_is_when_the_normal_leads_past_the_border(self, images):
+        class Island(nn.Module):
+            """Says class 0 around one point only."""
+
+            def forward(self, x):
+                inside = (x - 0.3).flatten(1).norm(dim=1) < 0.05
+                return torch.stack([inside, ~inside], dim=1).float()
+
+        attack = GeoDA()
+        oracle = Answers(Island(), attack, images, ONES)
+        state = attack.start(images, oracle, NOISE)  # no random image is on the island
+        assert torch.equal(state.x_adv, images)
+        after = attack.step(state._replace(x_adv=torch.full_like(images, 0.3)), oracle)
+        assert ((after.x_adv - 0.3).flatten(1).norm(dim=1) < 0.05).all()
+
+    def test_the_cosines_are_the_orthonormal_transform(self):
+        full = cosines(7, 7)
+        torch.testing.assert_close(full @ full.T, torch.eye(7, dtype=torch.float64))
+        expected = torch.from_numpy(dct(np.eye(7), norm="ortho", axis=0))
+        torch.testing.assert_close(full, expected)
+        assert torch.equal(cosines(7, 3), full[:3])
+        assert torch.equal(cosines(7, 99), full)
+
+    def test_smooth_noise_holds_low_frequencies_only(self):
+        u = torch.randn(5, 3, 6, 8, generator=torch.Generator().manual_seed(0))
+        smooth = GeoDA(frequencies=2)._smooth(u)
+        spectrum = dct(dct(smooth.numpy(), norm="ortho", axis=2), norm="ortho", axis=3)
+        assert abs(spectrum[:, :, :2, :2]).min() > 0
+        spectrum[:, :, :2, :2] = 0
+        np.testing.assert_allclose(spectrum, 0, atol=1e-6)
+        torch.testing.assert_close(smooth.flatten(1).norm(dim=1), torch.ones(5))
+        every = GeoDA(frequencies=8)._smooth(u)
+        torch.testing.assert_close(every, u / u.flatten(1).norm(dim=1).reshape(-1, 1, 1, 1))
+
+    def test_smooth_noise_finds_a_smooth_border_sooner(self):
+        layer = nn.Linear(256, 2)
+        ramp = torch.linspace(-1, 1, 16).repeat(16)
+        layer.weight.data = torch.stack([ramp, -ramp])
+        layer.bias.data = torch.tensor([-3.0, 3.0])
+        model = nn.Sequential(nn.Flatten(), layer).requires_grad_(False)
+        x = torch.full((8, 1, 16, 16), 0.5)
+        far = [
+            DISTANCES["l2"](shrink(attack, model, x, ONES, NOISE).x_adv, x).mean()
+            for attack in (GeoDA(steps=1, frequencies=2), GeoDA(steps=1))
+        ]
+        assert far[0] < 0.8 * far[1]

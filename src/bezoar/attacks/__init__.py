@@ -16,6 +16,7 @@ from bezoar.attacks.fab_targeted import FABTargeted
 from bezoar.attacks.fgsm import FGSM
 from bezoar.attacks.fgsm_rs import FGSMRandomStart
 from bezoar.attacks.fmn import FMN
+from bezoar.attacks.geoda import GeoDA
 from bezoar.attacks.hopskipjump import HopSkipJump
 from bezoar.attacks.mi_fgsm import MIFGSM
 from bezoar.attacks.nes import NES
@@ -55,6 +56,7 @@ ATTACKS: Mapping[str, type[Attack]] = MappingProxyType(
         "simba": SimBA,
         "hopskipjump": HopSkipJump,
         "boundary": Boundary,
+        "geoda": GeoDA,
         "autoattack": AutoAttack,
         "mi-fgsm": MIFGSM,
         "ni-fgsm": NIFGSM,
@@ -92,6 +94,7 @@ __all__ = [
     "DeepFool",
     "FABTargeted",
     "FGSMRandomStart",
+    "GeoDA",
     "Goal",
     "HopSkipJump",
     "SimBA",
