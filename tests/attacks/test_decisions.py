@@ -165,6 +165,42 @@ class TestHopSkipJump:
             assert (trials <= 20).all()
             before = oracle.forward.clone()
 
+    @pytest.mark.parametrize(("norm", "theta"), [("l2", 0.01), ("linf", 12**-2)])
+    @pytest.mark.parametrize("age", [0, 3])
+    def test_steps_as_the_paper_says_image_by_image(self, norm, theta, age, plane, images):
+        attack = HopSkipJump(norm=norm, samples=30)
+        oracle = Answers(plane, attack, images, ONES)
+        begun = attack.start(images, oracle, NOISE)._replace(age=torch.full((8,), age))
+        after = attack.step(begun, oracle)
+        weight = (plane[1].weight[0] - plane[1].weight[1]).double().reshape(1, 3, 4)
+        size = {"l2": torch.linalg.vector_norm, "linf": lambda change: change.abs().max()}[norm]
+        between = {
+            "l2": lambda there, x, share: x + share * (there - x),
+            "linf": lambda there, x, share: (
+                x + (there - x).clamp(-share * size(there - x), share * size(there - x))
+            ),
+        }[norm]
+        for i in range(8):
+            x, x_adv = images[i].double(), begun.x_adv[i].double()
+            draws = begun.drawn[i] + torch.arange(int(30 * (age + 1) ** 0.5))
+            u = hashed_normal(begun.key[i].expand(len(draws)), draws, (1, 3, 4)).double()
+            u = u / u.flatten(1).norm(dim=1).reshape(-1, 1, 1, 1)
+            delta = 12 ** {"l2": 0.5, "linf": 1}[norm] * theta * size(x_adv - x)
+            points = (x_adv + delta * u).clamp(0, 1)
+            phi = 2.0 * ((weight * points).flatten(1).sum(dim=1) > 0) - 1
+            v = ((phi - phi.mean()).reshape(-1, 1, 1, 1) * (points - x_adv)).sum(dim=0)
+            v = {"l2": v / v.norm(), "linf": v.sign()}[norm]
+            length = size(x_adv - x) / (age + 1) ** 0.5
+            while (weight * (there := (x_adv + length * v).clamp(0, 1))).sum() <= 0:
+                length = length / 2
+            low, high = 0.0, 1.0
+            while high - low > theta:
+                middle = (low + high) / 2
+                fools = (weight * between(there, x, middle)).sum() > 0
+                low, high = (low, middle) if fools else (middle, high)
+            expected = between(there, x, high).float()
+            torch.testing.assert_close(after.x_adv[i], expected, atol=1e-5, rtol=0)
+
     @pytest.mark.parametrize(
         ("norm", "size", "theta"),
         [
