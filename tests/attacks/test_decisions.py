@@ -19,10 +19,10 @@ NOISE = Noise.first(0, "tests", np.arange(8))
 ALL = [
     HopSkipJump(steps=20),
     HopSkipJump(norm="linf", steps=20),
-    Boundary(steps=500),
+    Boundary(steps=350),
     GeoDA(steps=5),
     GeoDA(norm="linf", steps=3),
-    SignOPT(steps=4),
+    SignOPT(steps=4, samples=100),
 ]
 NEAR = {HopSkipJump: 1.05, Boundary: 1.05, GeoDA: 1.05, SignOPT: 1.05}
 
@@ -102,7 +102,7 @@ def test_more_steps_are_never_farther(attack, convnet, batch):
     convnet.requires_grad_(False)
     noise = Noise.first(0, "tests", np.arange(12))
     last = torch.full((12,), torch.inf)
-    for steps in (1, 2, 4):
+    for steps in (1, 3):
         found = shrink(replace(attack, steps=steps), convnet, x, goal, noise)
         distance = DISTANCES[attack.norm](found.x_adv, x)
         distance[found.first_success < 0] = torch.inf
@@ -115,9 +115,7 @@ def test_more_steps_are_never_farther(attack, convnet, batch):
 def test_more_starts_are_never_farther(attack, blocks, images):
     # Three classes: a start may lead to the farther border.
     one = replace(attack, steps=4)
-    runs = [
-        shrink(replace(one, restarts=count), blocks, images, ONES, NOISE) for count in (1, 2, 3)
-    ]
+    runs = [shrink(replace(one, restarts=count), blocks, images, ONES, NOISE) for count in (1, 3)]
     far = torch.stack([DISTANCES[attack.norm](run.x_adv, images) for run in runs])
     assert (far.diff(dim=0) <= 1e-6).all()
     assert (runs[1].forward > runs[0].forward).all()
@@ -180,7 +178,7 @@ class TestHopSkipJump:
                 x + (there - x).clamp(-share * size(there - x), share * size(there - x))
             ),
         }[norm]
-        for i in range(8):
+        for i in (0, 3, 6):
             x, x_adv = images[i].double(), begun.x_adv[i].double()
             draws = begun.drawn[i] + torch.arange(int(30 * (age + 1) ** 0.5))
             u = hashed_normal(begun.key[i].expand(len(draws)), draws, (1, 3, 4)).double()
