@@ -28,9 +28,13 @@ from bezoar.attacks import (
     VMIFGSM,
     APGDTargeted,
     AutoAttack,
+    Boundary,
     DeepFool,
     FABTargeted,
     FGSMRandomStart,
+    GeoDA,
+    HopSkipJump,
+    SignOPT,
     SimBA,
     Square,
     SquareL2,
@@ -73,6 +77,12 @@ CASES = [
     NES(eps=0.1, steps=2, samples=4),
     SPSA(eps=0.1, steps=2, samples=2, lr=0.05),
     SimBA(eps=0.5, steps=9),
+    HopSkipJump(eps=0.5, steps=3, samples=10, draws=10),
+    HopSkipJump(eps=0.1, norm="linf", steps=2, samples=10, draws=10, restarts=2),
+    Boundary(eps=0.5, steps=8, draws=10),
+    GeoDA(eps=0.5, steps=2, samples=10, sigma=0.02, draws=10),
+    GeoDA(eps=0.1, norm="linf", steps=2, samples=10, sigma=0.02, frequencies=2, draws=10),
+    SignOPT(eps=0.5, steps=2, samples=10, spread=0.1, draws=10),
     AutoAttack(eps=0.1, steps=3, targets=2, queries=5),
     AutoAttack(eps=0.5, norm="l2", steps=2, targets=2, queries=5),
     MIFGSM(eps=0.1, steps=3),
@@ -88,8 +98,9 @@ STARTS = (FGSMRandomStart, RFGSM, PGD, PGDL2, APGD, UniformNoise, Square, Square
 RANDOM = [
     case for case in CASES if isinstance(case, STARTS) and getattr(case, "random_start", True)
 ]
-NEAREST = (FABTargeted, DeepFool, DDN, FMN, CWL2, SimBA)
-NO_GRADIENT = (Square, SquareL2, NES, SPSA, SimBA, UniformNoise)
+DECISIONS = (HopSkipJump, Boundary, GeoDA, SignOPT)
+NEAREST = (FABTargeted, DeepFool, DDN, FMN, CWL2, SimBA, *DECISIONS)
+NO_GRADIENT = (Square, SquareL2, NES, SPSA, SimBA, UniformNoise, *DECISIONS)
 LINF = [case for case in CASES if case.norm == "linf"]
 
 

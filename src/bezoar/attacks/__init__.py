@@ -7,6 +7,7 @@ from bezoar.attacks.apgd import APGD
 from bezoar.attacks.apgd_targeted import APGDTargeted
 from bezoar.attacks.autoattack import AutoAttack
 from bezoar.attacks.bim import BIM
+from bezoar.attacks.boundary import Boundary
 from bezoar.attacks.cw_l2 import CWL2
 from bezoar.attacks.ddn import DDN
 from bezoar.attacks.deepfool import DeepFool
@@ -15,6 +16,8 @@ from bezoar.attacks.fab_targeted import FABTargeted
 from bezoar.attacks.fgsm import FGSM
 from bezoar.attacks.fgsm_rs import FGSMRandomStart
 from bezoar.attacks.fmn import FMN
+from bezoar.attacks.geoda import GeoDA
+from bezoar.attacks.hopskipjump import HopSkipJump
 from bezoar.attacks.mi_fgsm import MIFGSM
 from bezoar.attacks.nes import NES
 from bezoar.attacks.ni_fgsm import NIFGSM
@@ -24,6 +27,7 @@ from bezoar.attacks.pgd_l2 import PGDL2
 from bezoar.attacks.protocol import Attack, Goal, Targeted, Untargeted
 from bezoar.attacks.r_fgsm import RFGSM
 from bezoar.attacks.si_fgsm import SIFGSM
+from bezoar.attacks.sign_opt import SignOPT
 from bezoar.attacks.simba import SimBA
 from bezoar.attacks.spsa import SPSA
 from bezoar.attacks.square import Square
@@ -51,6 +55,10 @@ ATTACKS: Mapping[str, type[Attack]] = MappingProxyType(
         "nes": NES,
         "spsa": SPSA,
         "simba": SimBA,
+        "hopskipjump": HopSkipJump,
+        "boundary": Boundary,
+        "geoda": GeoDA,
+        "sign-opt": SignOPT,
         "autoattack": AutoAttack,
         "mi-fgsm": MIFGSM,
         "ni-fgsm": NIFGSM,
@@ -84,10 +92,14 @@ __all__ = [
     "APGDTargeted",
     "Attack",
     "AutoAttack",
+    "Boundary",
     "DeepFool",
     "FABTargeted",
     "FGSMRandomStart",
+    "GeoDA",
     "Goal",
+    "HopSkipJump",
+    "SignOPT",
     "SimBA",
     "Square",
     "SquareL2",
