@@ -1,3 +1,4 @@
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -8,12 +9,13 @@ from torch import nn
 
 from bezoar import referee as referee_module
 from bezoar.attacks import APGD, FGSM, FMN, PGD, PGDL2, AutoAttack, FGSMRandomStart, UniformNoise
-from bezoar.attacks.protocol import Attack, Ball
-from bezoar.classifier import predict, weights_hash
+from bezoar.attacks.engine import perturb
+from bezoar.attacks.protocol import Attack, Ball, Untargeted
+from bezoar.classifier import predict, prepare, weights_hash
 from bezoar.data.imageset import ImageSet
 from bezoar.referee import Measurement, Referee, Stamp, measure, name_of, score
 from bezoar.results import Facts
-from bezoar.seeds import generator
+from bezoar.seeds import Noise, generator
 
 
 @pytest.fixture
@@ -251,6 +253,23 @@ class TestAim:
         facts = measure(attack, classifier, known, seed=0, aim=other).facts
         assert (facts.clean != facts.label).any()
         assert (facts.distance > 0).all()
+
+    def test_its_name_says_so(self, classifier, other, images):
+        attack = FGSM(eps=0.05)
+        found = Referee(attack, classifier, images, seed=0, aim=other).stamp
+        assert found.metric == "transfer:fgsm@0.05"
+        twin = deepcopy(classifier)
+        assert Referee(attack, classifier, images, seed=0, aim=twin).stamp.metric == "fgsm@0.05"
+
+    def test_who_aims_elsewhere_goes_on_when_the_aim_is_fooled(self, classifier, other, images):
+        # An image that just fools one network rarely fools another.
+        attack = PGD(eps=0.3, steps=6)
+        found = measure(attack, classifier, images, seed=0, aim=other)
+        x, index = images.pixels, images.index
+        noise = Noise.first(0, "pgd6/toy/test", index)
+        expected = perturb(attack, prepare(other), x, Untargeted(images.labels), noise).x_adv
+        assert found.x_adv.tobytes() == expected.numpy().tobytes()
+        assert found.facts.backward.tolist() == [6] * 9
 
     def test_one_changed_weight_makes_it_transfer(self, classifier, images):
         trained = torch.nn.Sequential(*classifier)

@@ -91,11 +91,13 @@ class Referee:
         classifier: what is scored; not changed.
         images: what it is attacked on.
         seed: names the noise.
-        aim: what the attacker attacks instead, when he does not know ``classifier``.
+        aim: what the attacker attacks instead, when he does not know ``classifier``; with all its
+            steps, for an image that just fools one network rarely fools another.
         away_from: the class that the attack leads away from: the true ``"label"``, or the class
             ``"predicted"`` for the clean image. A one-step attack that knows the label can leak
             it into the image (arXiv:1611.01236), and a network trained on such images reads it.
-        metric: name in tables; by default the attack's name and eps.
+        metric: name in tables; by default the attack's name and eps, after ``transfer:`` where
+            ``aim`` has other weights than ``classifier``.
         batch: images in a pass.
 
     Raises:
@@ -125,10 +127,12 @@ class Referee:
         self._prepared = classifiers.prepare(aim)
         # Where an image's logits depend on its neighbours, dropping some changes the others.
         one_shot = attack.steps <= 1 and attack.restarts == 1
-        whole = one_shot or classifiers.neighbours_matter(aim, probe)
+        made_on, scored_on = map(classifiers.weights_hash, (aim, classifier))
+        transfer = made_on != scored_on
+        whole = one_shot or transfer or classifiers.neighbours_matter(aim, probe)
         self._run = perturb if whole else search
         self.stamp = Stamp(
-            metric=metric_of(attack) if metric is None else metric,
+            metric=metric_of(attack, transfer=transfer) if metric is None else metric,
             attack=name_of(attack),
             recipe=repr(attack),
             norm=attack.norm,
@@ -136,8 +140,8 @@ class Referee:
             steps=attack.steps,
             data=images.name,
             seed=seed,
-            made_on=classifiers.weights_hash(aim),
-            scored_on=classifiers.weights_hash(classifier),
+            made_on=made_on,
+            scored_on=scored_on,
             away_from=away_from,
         )
 
@@ -158,8 +162,9 @@ class Referee:
         index = self._images.index[rows.numpy()]
         noise = Noise.first(self.stamp.seed, f"{self.stamp.attack}/{self.stamp.data}", index)
         # An image that is wrong before the attack is not robust whatever the attack finds: the
-        # search leaves it out. One-step attacks take all, so that their loss is that of the set.
-        known = self._run is search and self.stamp.made_on == self.stamp.scored_on
+        # search leaves it out. One-step attacks take all, so that their loss is that of the set;
+        # who aims elsewhere does not know which are wrong.
+        known = self._run is search
         # Asked of the original where it may be, as score does, so that both agree to the bit.
         clean = classifiers.predict(self._classifier if known else self._prepared, x)
         todo = (clean.argmax(dim=1) == y) if known else torch.ones_like(y, dtype=torch.bool)
@@ -244,9 +249,12 @@ def measure(
     return Measurement(referee.stamp, Facts.joined(facts), np.concatenate(x_adv), seconds)
 
 
-def metric_of(attack: Attack) -> str:
-    """Name of what an attack measures, in tables and as a folder: ``NAME@EPS``."""
-    return f"{name_of(attack)}@{attack.eps:g}"
+def metric_of(attack: Attack, *, transfer: bool = False) -> str:
+    """Name of what an attack measures, in tables and as a folder: ``NAME@EPS``.
+
+    With ``transfer:`` before it where the images are made on other weights.
+    """
+    return f"{'transfer:' if transfer else ''}{name_of(attack)}@{attack.eps:g}"
 
 
 def name_of(attack: Attack) -> str:
