@@ -97,6 +97,7 @@ def attack(
     images: ImageSet,
     plan: Plan,
     *,
+    validation: ImageSet | None = None,
     surrogate: nn.Module | None = None,
     on_unit: OnUnit = quiet,
 ) -> dict[str, Any]:
@@ -107,6 +108,7 @@ def attack(
         model: images to logits; not changed.
         images: what it is attacked on.
         plan: the attacks.
+        validation: what attacks are fitted on that have to see images first; never ``images``.
         surrogate: another classifier, on which all attacks are made once more, by an attacker who
             does not know ``model``; what its images do to ``model`` stands beside, as transfer.
         on_unit: told when a unit of work is done.
@@ -115,11 +117,13 @@ def attack(
         The content of ``results.json``.
     """
     run.keep_images(images)
-    measured = _measured(run, "before", model, images, plan, on_unit)
+    measured = _measured(run, "before", model, images, plan, on_unit, validation)
     verdict = {"sick": audit.healthy(measured, plan.eps, plan.floor)}
     found = audit.suspicions(model, images, measured)
     if surrogate is not None:
-        measured += _measured(run, "before", model, images, plan, on_unit, aim=surrogate)
+        measured += _measured(
+            run, "before", model, images, plan, on_unit, validation, aim=surrogate
+        )
     table = audit.rows("before", measured, eps=plan.eps)
     return _finish(run, audit.results(run.notes, table, {"before": found}, verdict))
 
@@ -140,7 +144,8 @@ def repair(
     Args:
         run: the run folder.
         model: images to logits; not changed.
-        data: the repair sees train and validation, the attacks get test.
+        data: the repair sees train and validation; the attacks get test, and validation where
+            they have to see other images first.
         method: the repair.
         plan: the attacks, the same before and after.
         kept: images to attack, if not all of ``data.test``.
@@ -156,7 +161,7 @@ def repair(
     before = run.path / "before.safetensors"
     if not before.exists():
         checkpoints.save(before, model, classes=data.classes, shape=shape)
-    sick = _measured(run, "before", model, images, plan, on_unit)
+    sick = _measured(run, "before", model, images, plan, on_unit, data.validation)
 
     after = run.path / "after.safetensors"
     snapshot = run.snapshot("repair")
@@ -173,7 +178,7 @@ def repair(
         checkpoints.save(after, repaired, classes=data.classes, shape=shape, training=training)
     snapshot.clear()
 
-    well = _measured(run, "after", repaired, images, plan, on_unit)
+    well = _measured(run, "after", repaired, images, plan, on_unit, data.validation)
     stale = run.measure(
         "after",
         Referee(
@@ -209,12 +214,15 @@ def _measured(
     images: ImageSet,
     plan: Plan,
     on_unit: OnUnit,
+    validation: ImageSet | None,
     *,
     aim: nn.Module | None = None,
 ) -> list[Measurement]:
     measured = []
     for method in plan.attacks:
-        referee = Referee(method, model, images, seed=plan.seed, aim=aim)
+        known = model if aim is None else aim
+        ready = run.fitted(method, known, validation, seed=plan.seed)
+        referee = Referee(ready, model, images, seed=plan.seed, aim=known)
         name = f"{referee.stamp.metric}, {case}"
 
         def tell(done: int, units: int, name: str = name) -> None:

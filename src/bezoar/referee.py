@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from bezoar import checks
 from bezoar import classifier as classifiers
-from bezoar.attacks import ATTACKS, Attack, Untargeted
+from bezoar.attacks import ATTACKS, Attack, Fitted, Untargeted
 from bezoar.attacks.engine import perturb, search
 from bezoar.data.imageset import ImageSet
 from bezoar.geometry import DISTANCES
@@ -102,7 +102,8 @@ class Referee:
 
     Raises:
         ValueError: images and classifier do not fit, or an attack without a radius: what it finds
-            is distances, and robust accuracy is about a ball.
+            is distances, and robust accuracy is about a ball; or one that was not fitted, or on the
+            very images that it attacks.
     """
 
     def __init__(
@@ -118,6 +119,7 @@ class Referee:
         batch: int = 128,
     ) -> None:
         checks.in_range(f"{name_of(attack)}: eps", attack.eps, 0)
+        _require_fitted(attack, images)
         aim = classifier if aim is None else aim
         probe, _ = images.batch(torch.arange(min(8, len(images))))
         for network in (classifier, aim):
@@ -190,6 +192,17 @@ class Referee:
 
     def __iter__(self) -> Iterator[tuple[Facts, NDArray[np.float32]]]:
         return (self.unit(k) for k in range(self.units))
+
+
+def _require_fitted(attack: Attack, images: ImageSet) -> None:
+    if not isinstance(attack, Fitted):
+        return
+    if attack.learnt is None:
+        expected = "expected one that was fitted; call its fit on train or validation images"
+        raise ValueError(f"{name_of(attack)}: {expected}")
+    if attack.learnt.source == images.name:
+        found = f"fitted on {images.name}, which it attacks"
+        raise ValueError(f"{name_of(attack)}: {found}: expected train or validation images")
 
 
 def score(

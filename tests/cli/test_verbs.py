@@ -85,6 +85,19 @@ def test_an_attack_leaves_results_a_report_and_the_evidence(work, capsys):
     assert np.abs(adversarial(work / "run", "fgsm@0.1")).max() <= 1
 
 
+def test_attacks_that_see_other_images_first_see_those_for_validation(work, capsys):
+    words = [*ATTACK[:4], "--attack", "universal:epochs=2", "--attack", "admix:steps=2", *FEW[2:]]
+    assert cli.run([*words, "--out", "run"]) == 1
+    found = values(work / "run")
+    assert found["before", "admix2@0.1"] < found["before", "clean"]
+    stamp = work / "run" / "measurements" / "before" / "universal@0.1" / "stamp.json"
+    assert "from digits/validation)" in json.loads(stamp.read_text())["recipe"]
+    before = contents(work / "run")
+    assert cli.run([*words, "--out", "run"]) == 1
+    assert contents(work / "run") == before
+    assert cli.run(["check", "run", "--model", "base.safetensors"]) == 0
+
+
 class TestSurrogates:
     @pytest.fixture
     def surrogates(self, work, surrogate_files):

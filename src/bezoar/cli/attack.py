@@ -46,6 +46,7 @@ def attack(
             named.model,
             tested,
             plan,
+            validation=whole.validation,
             surrogate=other.model if other else None,
             on_unit=bars.on_unit,
         )
