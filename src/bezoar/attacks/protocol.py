@@ -262,7 +262,7 @@ def kept(attack: Fitted, name: str, x: Tensor) -> Tensor:
     Raises:
         ValueError: the attack was not fitted, or on images of another shape.
     """
-    if attack.learnt is None:
+    if attack.learnt is None or name not in attack.learnt.tensors:
         raise ValueError(f"{attack!r}: expected one that was fitted; call its fit on other images")
     found = attack.learnt.tensors[name]
     if found.shape[-3:] != x.shape[1:]:

@@ -18,11 +18,12 @@ SHORTEN = {"linf": shorten_linf, "l2": shorten_l2}
 
 @dataclass(frozen=True, kw_only=True)
 class Universal(Attack):
-    r"""A universal perturbation: :math:`x' = \mathrm{clip}_{[0, 1]}(x + \delta)` for every image.
+    r"""A universal perturbation: one change that is added to every image.
 
     ``fit`` goes through other images in batches B,
 
     .. math::
+        x' = \mathrm{clip}_{[0, 1]}(x + \delta), \qquad
         \delta \leftarrow \Pi_\epsilon\Bigl(\delta + \alpha\, d\bigl(\nabla_\delta
         \sum_{(x, y) \in B} \min\{L(f(x'), y), \beta\}\bigr)\Bigr), \qquad \delta_0 = 0
 
