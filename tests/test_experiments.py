@@ -4,11 +4,12 @@ from dataclasses import dataclass
 
 import pytest
 
-from bezoar import checkpoints, data, experiments
-from bezoar.attacks import FGSM, PGD
+from bezoar import checkpoints, data, experiments, trees
+from bezoar.attacks import FGSM, PGD, Admix, Universal
 from bezoar.classifier import weights_hash
 from bezoar.data.imageset import DataSet
 from bezoar.experiments import Plan
+from bezoar.files import read_json
 from bezoar.models import create
 from bezoar.repairs import Correct, Repaired, Stop
 from bezoar.runs import Run
@@ -86,6 +87,74 @@ def test_a_repair_that_fails_leaves_what_was_measured_before_it(run, digits, mod
     told = []
     experiments.repair(run, model, digits, METHOD, PLAN, on_unit=lambda *word: told.append(word))
     assert ("fgsm@0.1, before", 1, 1) in told
+
+
+class TestFitted:
+    ATTACKS = (Universal(eps=0.1, epochs=2), Admix(eps=0.1, steps=2, pool=20))
+    PLAN = Plan(eps=0.1, attacks=ATTACKS)
+
+    def recipes(self, run):
+        stamps = run.path.glob("measurements/*/*/stamp.json")
+        return {stamp.parent.name: read_json(stamp)["recipe"] for stamp in stamps}
+
+    def attack(self, run, model, digits, plan=PLAN, **more):
+        return experiments.attack(run, model, digits.test, plan, **more)
+
+    def test_attacks_see_validation_images_first(self, run, digits, model):
+        self.attack(run, model, digits, validation=digits.validation)
+        fitted = [a.fit(model, digits.validation, seed=0) for a in self.ATTACKS]
+        assert self.recipes(run) == dict(
+            zip(("universal@0.1", "admix2@0.1"), map(repr, fitted), strict=True)
+        )
+
+    def test_what_they_learnt_is_kept_and_gone_on_with(self, run, digits, model, monkeypatch):
+        first = self.attack(run, model, digits, validation=digits.validation)
+        kept = {path.name: path.read_bytes() for path in run.path.glob("fits/*")}
+        assert sorted(name.partition("-")[0] for name in kept) == ["admix2@0.1", "universal@0.1"]
+        (run.path / "measurements" / "before" / "universal@0.1" / "000000.safetensors").unlink()
+        monkeypatch.setattr(Universal, "fit", pytest.fail)
+        monkeypatch.setattr(Admix, "fit", pytest.fail)
+        assert self.attack(run, model, digits, validation=digits.validation) == first
+        assert {path.name: path.read_bytes() for path in run.path.glob("fits/*")} == kept
+
+    def test_who_knows_other_weights_learns_from_those(self, run, digits, model):
+        other = create("lenet-fig4", shape=digits.shape, classes=10, seed=1)
+        plan = Plan(eps=0.1, attacks=self.ATTACKS[:1])
+        self.attack(run, model, digits, plan, validation=digits.validation, surrogate=other)
+        found = self.recipes(run)
+        assert set(found) == {"universal@0.1", "transfer:universal@0.1"}
+        expected = self.ATTACKS[0].fit(other, digits.validation, seed=0)
+        assert found["transfer:universal@0.1"] == repr(expected)
+        assert found["universal@0.1"] != repr(expected)
+
+    def test_without_images_to_see_they_are_refused(self, run, digits, model):
+        message = r"Universal\(.*\): expected images to fit it on, found none"
+        with pytest.raises(ValueError, match=message):
+            self.attack(run, model, digits)
+
+    def test_on_the_attacked_images_they_are_refused(self, run, digits, model):
+        with pytest.raises(ValueError, match="fitted on digits/test, which it attacks"):
+            self.attack(run, model, digits, validation=digits.test)
+
+    @pytest.mark.parametrize("content", [b"", b"{}"])
+    def test_a_damaged_file_is_named(self, run, digits, model, content):
+        self.attack(run, model, digits, validation=digits.validation)
+        path = next(run.path.glob("fits/universal*"))
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=f"{path.name}: expected a safetensors file"):
+            self.attack(run, model, digits, validation=digits.validation)
+
+    def test_a_file_that_holds_something_else_is_named(self, run, digits, model):
+        self.attack(run, model, digits, validation=digits.validation)
+        path = next(run.path.glob("fits/universal*"))
+        trees.save(path, {"source": "digits/validation", "tensors": {"change": 3}})
+        with pytest.raises(ValueError, match=f"{path.name}: expected what an attack has learnt"):
+            self.attack(run, model, digits, validation=digits.validation)
+
+    def test_a_repair_fits_them_before_and_after(self, run, digits, model):
+        plan = Plan(eps=0.1, attacks=self.ATTACKS[:1])
+        experiments.repair(run, model, digits, METHOD, plan)
+        assert len(list(run.path.glob("fits/*"))) == 2
 
 
 def test_stale_images_are_scored_as_transfer(run, digits, model):

@@ -1,7 +1,7 @@
 import pytest
 
 from bezoar import recipes
-from bezoar.attacks import FGSM, PGD, Attack, UniformNoise
+from bezoar.attacks import FGSM, PGD, Admix, Attack, UniformNoise, Universal
 from bezoar.repairs import Accumulate, AtRandom, Correct, Remove, Repair, Stop, TopLoss
 from bezoar.training import Training
 
@@ -15,6 +15,8 @@ from bezoar.training import Training
         ("pgd:random_start=false,step_size=1/100", PGD(random_start=False, step_size=0.01)),
         ("pgd:step_size=none", PGD()),
         ("noise:restarts=10", UniformNoise(restarts=10)),
+        ("universal:eps=0.1", Universal(eps=0.1)),
+        ("admix:eta=1/5,pool=50", Admix(eta=0.2, pool=50)),
         ({"name": "pgd", "steps": 3, "eps": 1}, PGD(steps=3, eps=1.0)),
         ({"name": "pgd", "eps": "8/255"}, PGD(eps=8 / 255)),
     ],
@@ -110,6 +112,11 @@ def test_numbers_that_are_none(value):
 def test_a_setting_that_the_method_fixes_itself_is_unknown():
     with pytest.raises(ValueError, match="setting 'steps': expected one of eps"):
         recipes.attack("fgsm:steps=3")
+
+
+def test_what_is_learnt_from_images_is_no_setting():
+    with pytest.raises(ValueError, match="setting 'learnt': expected one of batch, clip, "):
+        recipes.attack("universal:learnt=none")
 
 
 def test_any_frozen_dataclass_can_be_built():

@@ -1,3 +1,4 @@
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -7,13 +8,25 @@ import torch.nn.functional as F
 from torch import nn
 
 from bezoar import referee as referee_module
-from bezoar.attacks import APGD, FGSM, FMN, PGD, PGDL2, AutoAttack, FGSMRandomStart, UniformNoise
-from bezoar.attacks.protocol import Attack, Ball
-from bezoar.classifier import predict, weights_hash
+from bezoar.attacks import (
+    APGD,
+    FGSM,
+    FMN,
+    PGD,
+    PGDL2,
+    Admix,
+    AutoAttack,
+    FGSMRandomStart,
+    UniformNoise,
+    Universal,
+)
+from bezoar.attacks.engine import perturb
+from bezoar.attacks.protocol import Attack, Ball, Untargeted
+from bezoar.classifier import predict, prepare, weights_hash
 from bezoar.data.imageset import ImageSet
 from bezoar.referee import Measurement, Referee, Stamp, measure, name_of, score
 from bezoar.results import Facts
-from bezoar.seeds import generator
+from bezoar.seeds import Noise, generator
 
 
 @pytest.fixture
@@ -252,6 +265,23 @@ class TestAim:
         assert (facts.clean != facts.label).any()
         assert (facts.distance > 0).all()
 
+    def test_its_name_says_so(self, classifier, other, images):
+        attack = FGSM(eps=0.05)
+        found = Referee(attack, classifier, images, seed=0, aim=other).stamp
+        assert found.metric == "transfer:fgsm@0.05"
+        twin = deepcopy(classifier)
+        assert Referee(attack, classifier, images, seed=0, aim=twin).stamp.metric == "fgsm@0.05"
+
+    def test_who_aims_elsewhere_goes_on_when_the_aim_is_fooled(self, classifier, other, images):
+        # An image that just fools one network rarely fools another.
+        attack = PGD(eps=0.3, steps=6)
+        found = measure(attack, classifier, images, seed=0, aim=other)
+        x, index = images.pixels, images.index
+        noise = Noise.first(0, "pgd6/toy/test", index)
+        expected = perturb(attack, prepare(other), x, Untargeted(images.labels), noise).x_adv
+        assert found.x_adv.tobytes() == expected.numpy().tobytes()
+        assert found.facts.backward.tolist() == [6] * 9
+
     def test_one_changed_weight_makes_it_transfer(self, classifier, images):
         trained = torch.nn.Sequential(*classifier)
         before = weights_hash(trained)
@@ -306,6 +336,9 @@ class TestRefuses:
         (APGD(), "apgd100"),
         (FMN(eps=1, norm="l2"), "fmn-l2-100"),
         (AutoAttack(), "autoattack"),
+        (Admix(), "admix10"),
+        (Universal(), "universal"),
+        (Universal(norm="l2"), "universal-l2"),
     ],
     ids=repr,
 )
@@ -316,6 +349,28 @@ def test_an_attack_is_named_for_its_method_and_steps(attack, name):
 def test_distances_without_a_ball_are_no_robust_accuracy(classifier, images):
     with pytest.raises(ValueError, match=r"fmn100: eps=inf: expected a number at least 0"):
         Referee(FMN(), classifier, images, seed=0)
+
+
+@pytest.mark.parametrize("attack", [Admix(steps=2), Universal(epochs=2)], ids=repr)
+class TestFitted:
+    def test_is_refused_before_it_was_fitted(self, attack, classifier, images):
+        message = f"{name_of(attack)}: expected one that was fitted; call its fit on train or val"
+        with pytest.raises(ValueError, match=message):
+            Referee(attack, classifier, images, seed=0)
+
+    def test_is_refused_on_the_images_that_it_was_fitted_on(self, attack, classifier, images):
+        fitted = attack.fit(classifier, images.first(4), seed=0)
+        message = f"{name_of(attack)}: fitted on toy/test, which it attacks: expected train or val"
+        with pytest.raises(ValueError, match=message):
+            Referee(fitted, classifier, images.take(slice(4, 9)), seed=0)
+
+    def test_is_measured_like_any_other(self, attack, classifier, images):
+        others = replace(images, name="toy/validation", pixels=1 - images.pixels)
+        fitted = attack.fit(classifier, others, seed=0)
+        found = measure(fitted, classifier, images, seed=0)
+        assert found.stamp.recipe == repr(fitted)
+        assert found.stamp.metric == f"{name_of(attack)}@0.1"
+        assert (found.facts.distance <= 0.1 + 1e-6).all()
 
 
 def test_autoattack_is_measured_like_any_other(classifier, images):

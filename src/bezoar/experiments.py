@@ -23,7 +23,6 @@ from bezoar.referee import Measurement, Referee
 from bezoar.repairs import Evidence, Repair
 from bezoar.report import export
 from bezoar.runs import FileSnapshot, Run
-from bezoar.sanity import Warning
 from bezoar.training import Training
 
 OnUnit = Callable[[str, int, int], None]
@@ -93,7 +92,14 @@ def trained(
 
 
 def attack(
-    run: Run, model: nn.Module, images: ImageSet, plan: Plan, *, on_unit: OnUnit = quiet
+    run: Run,
+    model: nn.Module,
+    images: ImageSet,
+    plan: Plan,
+    *,
+    validation: ImageSet | None = None,
+    surrogate: nn.Module | None = None,
+    on_unit: OnUnit = quiet,
 ) -> dict[str, Any]:
     """Attack a model, keep the adversarial images, write results and report.
 
@@ -102,14 +108,22 @@ def attack(
         model: images to logits; not changed.
         images: what it is attacked on.
         plan: the attacks.
+        validation: what attacks are fitted on that have to see images first; never ``images``.
+        surrogate: another classifier, on which all attacks are made once more, by an attacker who
+            does not know ``model``; what its images do to ``model`` stands beside, as transfer.
         on_unit: told when a unit of work is done.
 
     Returns:
         The content of ``results.json``.
     """
     run.keep_images(images)
-    measured, found = _measured(run, "before", model, images, plan, on_unit)
+    measured = _measured(run, "before", model, images, plan, on_unit, validation)
     verdict = {"sick": audit.healthy(measured, plan.eps, plan.floor)}
+    found = audit.suspicions(model, images, measured)
+    if surrogate is not None:
+        measured += _measured(
+            run, "before", model, images, plan, on_unit, validation, aim=surrogate
+        )
     table = audit.rows("before", measured, eps=plan.eps)
     return _finish(run, audit.results(run.notes, table, {"before": found}, verdict))
 
@@ -130,7 +144,8 @@ def repair(
     Args:
         run: the run folder.
         model: images to logits; not changed.
-        data: the repair sees train and validation, the attacks get test.
+        data: the repair sees train and validation; the attacks get test, and validation where
+            they have to see other images first.
         method: the repair.
         plan: the attacks, the same before and after.
         kept: images to attack, if not all of ``data.test``.
@@ -146,7 +161,7 @@ def repair(
     before = run.path / "before.safetensors"
     if not before.exists():
         checkpoints.save(before, model, classes=data.classes, shape=shape)
-    sick, told = _measured(run, "before", model, images, plan, on_unit)
+    sick = _measured(run, "before", model, images, plan, on_unit, data.validation)
 
     after = run.path / "after.safetensors"
     snapshot = run.snapshot("repair")
@@ -163,7 +178,7 @@ def repair(
         checkpoints.save(after, repaired, classes=data.classes, shape=shape, training=training)
     snapshot.clear()
 
-    well, suspect = _measured(run, "after", repaired, images, plan, on_unit)
+    well = _measured(run, "after", repaired, images, plan, on_unit, data.validation)
     stale = run.measure(
         "after",
         Referee(
@@ -185,23 +200,36 @@ def repair(
         "sick": audit.healthy(sick, plan.eps, plan.floor),
         "well": audit.healthy(well, plan.eps, plan.floor),
     }
-    found = {"before": told, "after": suspect}
+    found = {
+        "before": audit.suspicions(model, images, sick),
+        "after": audit.suspicions(repaired, images, well),
+    }
     return _finish(run, audit.results(run.notes, table, found, verdict))
 
 
 def _measured(
-    run: Run, case: str, model: nn.Module, images: ImageSet, plan: Plan, on_unit: OnUnit
-) -> tuple[list[Measurement], list[Warning]]:
+    run: Run,
+    case: str,
+    model: nn.Module,
+    images: ImageSet,
+    plan: Plan,
+    on_unit: OnUnit,
+    validation: ImageSet | None,
+    *,
+    aim: nn.Module | None = None,
+) -> list[Measurement]:
     measured = []
     for method in plan.attacks:
-        referee = Referee(method, model, images, seed=plan.seed)
+        known = model if aim is None else aim
+        ready = run.fitted(method, known, validation, seed=plan.seed)
+        referee = Referee(ready, model, images, seed=plan.seed, aim=known)
         name = f"{referee.stamp.metric}, {case}"
 
         def tell(done: int, units: int, name: str = name) -> None:
             on_unit(name, done, units)
 
         measured.append(run.measure(case, referee, tell))
-    return measured, audit.suspicions(model, images, measured)
+    return measured
 
 
 def _costs(run: Run, seed: int) -> list[audit.Row]:

@@ -58,9 +58,14 @@ def method(
         raise ValueError(f"{where}: expected a name, one of {', '.join(sorted(table))}")
     name = settings.pop("name")
     checks.known(what, str(name), table)
-    known = {field.name for field in fields(table[name]) if field.init}
+    known = settable(table[name])
     chosen = {key: value for key, value in (defaults or {}).items() if key in known}
     return build(table[name], {**chosen, **settings}, where)
+
+
+def settable(cls: type[Any]) -> list[str]:
+    """Names of the fields that text may set; what an attack learns from images is none."""
+    return [field.name for field in fields(cls) if field.init and field.name != "learnt"]
 
 
 def parsed(text: str, where: str) -> dict[str, str]:
@@ -79,7 +84,7 @@ def parsed(text: str, where: str) -> dict[str, str]:
 def build(cls: type[Any], settings: Mapping[str, Any], where: str) -> Any:
     """Make a frozen dataclass from settings; a nested one from a table, a method from its name."""
     hints = get_type_hints(cls)
-    known = [field.name for field in fields(cls) if field.init]
+    known = settable(cls)
     values = {}
     for key, value in settings.items():
         checks.known(f"{where}: setting", key, known)

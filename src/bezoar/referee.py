@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from bezoar import checks
 from bezoar import classifier as classifiers
-from bezoar.attacks import ATTACKS, Attack, Untargeted
+from bezoar.attacks import ATTACKS, Attack, Fitted, Untargeted
 from bezoar.attacks.engine import perturb, search
 from bezoar.data.imageset import ImageSet
 from bezoar.geometry import DISTANCES
@@ -91,16 +91,19 @@ class Referee:
         classifier: what is scored; not changed.
         images: what it is attacked on.
         seed: names the noise.
-        aim: what the attacker attacks instead, when he does not know ``classifier``.
+        aim: what the attacker attacks instead, when he does not know ``classifier``; with all its
+            steps, for an image that just fools one network rarely fools another.
         away_from: the class that the attack leads away from: the true ``"label"``, or the class
             ``"predicted"`` for the clean image. A one-step attack that knows the label can leak
             it into the image (arXiv:1611.01236), and a network trained on such images reads it.
-        metric: name in tables; by default the attack's name and eps.
+        metric: name in tables; by default the attack's name and eps, after ``transfer:`` where
+            ``aim`` has other weights than ``classifier``.
         batch: images in a pass.
 
     Raises:
         ValueError: images and classifier do not fit, or an attack without a radius: what it finds
-            is distances, and robust accuracy is about a ball.
+            is distances, and robust accuracy is about a ball; or one that was not fitted, or on the
+            very images that it attacks.
     """
 
     def __init__(
@@ -116,6 +119,7 @@ class Referee:
         batch: int = 128,
     ) -> None:
         checks.in_range(f"{name_of(attack)}: eps", attack.eps, 0)
+        _require_fitted(attack, images)
         aim = classifier if aim is None else aim
         probe, _ = images.batch(torch.arange(min(8, len(images))))
         for network in (classifier, aim):
@@ -125,10 +129,12 @@ class Referee:
         self._prepared = classifiers.prepare(aim)
         # Where an image's logits depend on its neighbours, dropping some changes the others.
         one_shot = attack.steps <= 1 and attack.restarts == 1
-        whole = one_shot or classifiers.neighbours_matter(aim, probe)
+        made_on, scored_on = map(classifiers.weights_hash, (aim, classifier))
+        transfer = made_on != scored_on
+        whole = one_shot or transfer or classifiers.neighbours_matter(aim, probe)
         self._run = perturb if whole else search
         self.stamp = Stamp(
-            metric=metric_of(attack) if metric is None else metric,
+            metric=metric_of(attack, transfer=transfer) if metric is None else metric,
             attack=name_of(attack),
             recipe=repr(attack),
             norm=attack.norm,
@@ -136,8 +142,8 @@ class Referee:
             steps=attack.steps,
             data=images.name,
             seed=seed,
-            made_on=classifiers.weights_hash(aim),
-            scored_on=classifiers.weights_hash(classifier),
+            made_on=made_on,
+            scored_on=scored_on,
             away_from=away_from,
         )
 
@@ -158,8 +164,9 @@ class Referee:
         index = self._images.index[rows.numpy()]
         noise = Noise.first(self.stamp.seed, f"{self.stamp.attack}/{self.stamp.data}", index)
         # An image that is wrong before the attack is not robust whatever the attack finds: the
-        # search leaves it out. One-step attacks take all, so that their loss is that of the set.
-        known = self._run is search and self.stamp.made_on == self.stamp.scored_on
+        # search leaves it out. One-step attacks take all, so that their loss is that of the set;
+        # who aims elsewhere does not know which are wrong.
+        known = self._run is search
         # Asked of the original where it may be, as score does, so that both agree to the bit.
         clean = classifiers.predict(self._classifier if known else self._prepared, x)
         todo = (clean.argmax(dim=1) == y) if known else torch.ones_like(y, dtype=torch.bool)
@@ -185,6 +192,17 @@ class Referee:
 
     def __iter__(self) -> Iterator[tuple[Facts, NDArray[np.float32]]]:
         return (self.unit(k) for k in range(self.units))
+
+
+def _require_fitted(attack: Attack, images: ImageSet) -> None:
+    if not isinstance(attack, Fitted):
+        return
+    if attack.learnt is None:
+        expected = "expected one that was fitted; call its fit on train or validation images"
+        raise ValueError(f"{name_of(attack)}: {expected}")
+    if attack.learnt.source == images.name:
+        found = f"fitted on {images.name}, which it attacks"
+        raise ValueError(f"{name_of(attack)}: {found}: expected train or validation images")
 
 
 def score(
@@ -244,9 +262,12 @@ def measure(
     return Measurement(referee.stamp, Facts.joined(facts), np.concatenate(x_adv), seconds)
 
 
-def metric_of(attack: Attack) -> str:
-    """Name of what an attack measures, in tables and as a folder: ``NAME@EPS``."""
-    return f"{name_of(attack)}@{attack.eps:g}"
+def metric_of(attack: Attack, *, transfer: bool = False) -> str:
+    """Name of what an attack measures, in tables and as a folder: ``NAME@EPS``.
+
+    With ``transfer:`` before it where the images are made on other weights.
+    """
+    return f"{'transfer:' if transfer else ''}{name_of(attack)}@{attack.eps:g}"
 
 
 def name_of(attack: Attack) -> str:

@@ -26,12 +26,14 @@ from bezoar.attacks import (
     SPSA,
     TIFGSM,
     VMIFGSM,
+    Admix,
     APGDTargeted,
     AutoAttack,
     Boundary,
     DeepFool,
     FABTargeted,
     FGSMRandomStart,
+    Fitted,
     GeoDA,
     HopSkipJump,
     SignOPT,
@@ -39,10 +41,12 @@ from bezoar.attacks import (
     Square,
     SquareL2,
     UniformNoise,
+    Universal,
     Untargeted,
 )
 from bezoar.attacks.engine import perturb, search
 from bezoar.classifier import prepare
+from bezoar.data.imageset import ImageSet
 from bezoar.geometry import DISTANCES
 from bezoar.seeds import Noise, generator
 
@@ -91,6 +95,9 @@ CASES = [
     DIFGSM(eps=0.1, steps=3),
     TIFGSM(eps=0.1, steps=3),
     VMIFGSM(eps=0.1, steps=3, samples=2),
+    Admix(eps=0.1, steps=3, copies=2, samples=2),
+    Universal(eps=0.1, epochs=3, batch=5),
+    Universal(eps=0.5, norm="l2", epochs=3, batch=5),
     UniformNoise(eps=0.1),
     UniformNoise(eps=0.1, restarts=2),
 ]
@@ -101,6 +108,8 @@ RANDOM = [
 DECISIONS = (HopSkipJump, Boundary, GeoDA, SignOPT)
 NEAREST = (FABTargeted, DeepFool, DDN, FMN, CWL2, SimBA, *DECISIONS)
 NO_GRADIENT = (Square, SquareL2, NES, SPSA, SimBA, UniformNoise, *DECISIONS)
+NEAREST = (FABTargeted, DeepFool, DDN, FMN, CWL2, SimBA)
+NO_GRADIENT = (Square, SquareL2, NES, SPSA, SimBA, Universal, UniformNoise)
 LINF = [case for case in CASES if case.norm == "linf"]
 
 
@@ -108,8 +117,17 @@ def noise_of(rows, seed=0):
     return Noise.first(seed, "tests", np.asarray(rows))
 
 
+def ready(attack, model, shape=(1, 4, 5)):
+    """The attack, fitted where it has to see other images first: twelve, most of class 0."""
+    x = torch.rand(12, *shape, generator=generator(0, "tests", "others"))
+    y = torch.tensor([0] * 9 + [1] * 3)
+    others = ImageSet(x, y, np.arange(12), ("a", "b", "c"), "others/validation")
+    return attack.fit(model, others, seed=0) if isinstance(attack, Fitted) else attack
+
+
 def attacked(engine, attack, model, x, y, *, rows=None, seed=0, batch=128):
     rows = np.arange(len(x)) if rows is None else np.asarray(rows)
+    attack = ready(attack, model, x.shape[1:])
     return engine(attack, prepare(model), x, Untargeted(y), noise_of(rows, seed), batch=batch)
 
 
@@ -245,17 +263,19 @@ class TestContract:
 class TestCall:
     def test_leaves_the_classifier_as_it_was(self, attack, mixed, batch):
         before = state_of(mixed)
-        attack(mixed, *batch)
+        ready(attack, mixed)(mixed, *batch)
         assert state_of(mixed) == before
 
     def test_is_the_search_with_noise_by_position(self, attack, convnet, right):
         x, y = right
         noise = Noise.first(3, type(attack).__name__, np.arange(12))
+        attack = ready(attack, convnet)
         expected = search(attack, prepare(convnet), x, Untargeted(y), noise).x_adv
         assert torch.equal(attack(convnet, x, y, seed=3), expected)
 
     def test_takes_a_goal_in_place_of_classes(self, attack, convnet, right):
         x, y = right
+        attack = ready(attack, convnet)
         assert torch.equal(attack(convnet, x, Untargeted(y)), attack(convnet, x, y))
 
     def test_refuses_what_is_no_image(self, attack, convnet, batch):
@@ -273,6 +293,37 @@ class TestCall:
     def test_is_a_value_whose_text_is_the_recipe(self, attack):
         assert eval(repr(attack)) == attack
         assert hash(replace(attack)) == hash(attack)
+
+
+@pytest.mark.parametrize("attack", [c for c in CASES if isinstance(c, Fitted)], ids=repr)
+class TestFitted:
+    def test_does_not_run_before_it_was_fitted(self, attack, convnet, batch):
+        with pytest.raises(ValueError, match="expected one that was fitted; call its fit on other"):
+            attack(convnet, *batch)
+
+    def test_does_not_run_on_images_of_another_shape(self, attack, convnet, batch):
+        # One channel would be spread over three.
+        x, y = batch
+        with pytest.raises(ValueError, match=r"images of shape \(3, 4, 5\): expected \(1, 4, 5\)"):
+            ready(attack, convnet)(convnet, x.expand(-1, 3, -1, -1), y)
+
+    def test_what_it_learnt_is_part_of_its_value_and_of_its_text(self, attack, convnet, linear):
+        first, again = (ready(attack, convnet) for _ in range(2))
+        assert first == again
+        assert hash(first) == hash(again)
+        assert repr(first) == repr(again)
+        assert f"learnt=Learnt({first.learnt.hash} from others/validation)" in repr(first)
+        assert replace(first, learnt=None) == attack
+        tensors = {name: tensor.clone() for name, tensor in first.learnt.tensors.items()}
+        next(iter(tensors.values())).flatten()[3] += 1e-6
+        other = replace(first, learnt=replace(first.learnt, tensors=tensors))
+        assert other != first
+        assert repr(other) != repr(first)
+
+    def test_fitting_leaves_torchs_random_state_alone(self, attack, convnet):
+        state = torch.get_rng_state()
+        ready(attack, convnet)
+        assert torch.equal(torch.get_rng_state(), state)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,17 @@ def trained(tmp_path_factory):
     return path
 
 
+@pytest.fixture(scope="session")
+def surrogate_files(tmp_path_factory):
+    """Two more model files: another network after one epoch, from two seeds."""
+    folder = tmp_path_factory.mktemp("surrogates")
+    paths = [folder / "one.safetensors", folder / "two.safetensors"]
+    for seed, path in enumerate(paths):
+        words = ["train", "lenet-fig4", "--epochs", "1", "--seed", str(seed), "--out", str(path)]
+        assert cli.run(words) == 0
+    return paths
+
+
 @pytest.fixture
 def work(tmp_path, monkeypatch, trained):
     """The current folder: empty but for ``base.safetensors``."""

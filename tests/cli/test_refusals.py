@@ -62,6 +62,11 @@ TRAIN = ("train", "lenet-fig4", "--epochs", "1", "--out", "new.safetensors")
         ([*ATTACK, "--image-size", "8x8"], "expected a folder:PATH"),
         ([*ATTACK, "--model", "mynet:make"], "expected either MODEL or --model"),
         ([*ATTACK, "--weights", "w.pt"], "--weights=w.pt: expected with --model only"),
+        ([*ATTACK, "--surrogate", "none.safetensors"], "none.safetensors: expected a file"),
+        (
+            [*ATTACK, "--surrogate", "base.safetensors"],
+            "--surrogate=base.safetensors: expected other weights than those of the model",
+        ),
         (["attack"], "expected either MODEL or --model MODULE:FUNCTION --weights FILE"),
         (["attack", "none.safetensors"], "none.safetensors: expected a file, found none"),
         (["attack", "--model", "nonet:f"], "--weights: expected a file of weights"),

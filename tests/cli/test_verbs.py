@@ -85,6 +85,55 @@ def test_an_attack_leaves_results_a_report_and_the_evidence(work, capsys):
     assert np.abs(adversarial(work / "run", "fgsm@0.1")).max() <= 1
 
 
+def test_attacks_that_see_other_images_first_see_those_for_validation(work, capsys):
+    words = [*ATTACK[:4], "--attack", "universal:epochs=2", "--attack", "admix:steps=2", *FEW[2:]]
+    assert cli.run([*words, "--out", "run"]) == 1
+    found = values(work / "run")
+    assert found["before", "admix2@0.1"] < found["before", "clean"]
+    stamp = work / "run" / "measurements" / "before" / "universal@0.1" / "stamp.json"
+    assert "from digits/validation)" in json.loads(stamp.read_text())["recipe"]
+    before = contents(work / "run")
+    assert cli.run([*words, "--out", "run"]) == 1
+    assert contents(work / "run") == before
+    assert cli.run(["check", "run", "--model", "base.safetensors"]) == 0
+
+
+class TestSurrogates:
+    @pytest.fixture
+    def surrogates(self, work, surrogate_files):
+        for path in surrogate_files:
+            shutil.copy(path, work)
+        return ["--surrogate", "one.safetensors", "--surrogate", "two.safetensors"]
+
+    @pytest.mark.parametrize("count", [1, 2])
+    def test_what_fools_them_is_shown_to_the_model(self, work, surrogates, count):
+        assert cli.run([*ATTACK, *surrogates[: 2 * count]]) == 1
+        found = values(work / "run")
+        for metric in ("fgsm@0.1", "pgd3@0.1"):
+            assert found["before", metric] <= found["before", f"transfer:{metric}"]
+            assert found["before", f"transfer:{metric}"] <= found["before", "clean"]
+        stamp = work / "run" / "measurements" / "before" / "transfer:pgd3@0.1" / "stamp.json"
+        assert json.loads(stamp.read_text())["access"] == "transfer"
+        assert cli.run(["check", "run", "--model", "base.safetensors"]) == 0
+
+    def test_they_do_not_touch_the_verdict_and_the_checks(self, work, surrogates):
+        cli.run([*ATTACK])
+        cli.run([*ATTACK[:-1], "with", *surrogates])
+        alone, beside = results(work / "run"), results(work / "with")
+        assert beside["verdict"] == alone["verdict"]
+        assert beside["warnings"] == alone["warnings"]
+        own = [row for row in beside["rows"] if "transfer:" not in row["metric"]]
+        assert [row for row in own if row["metric"] != "passes:measuring"] == [
+            row for row in alone["rows"] if row["metric"] != "passes:measuring"
+        ]
+
+    @pytest.mark.usefixtures("work")
+    def test_other_surrogates_are_another_run(self, surrogates, capsys):
+        cli.run([*ATTACK, *surrogates])
+        assert cli.run([*ATTACK, *surrogates[:2]]) == 2
+        assert "run holds another run: settings.surrogate." in capsys.readouterr().err
+
+
 @pytest.mark.usefixtures("work")
 def test_a_floor_that_is_met_is_exit_code_0():
     assert cli.run([*ATTACK, "--floor", "0"]) == 0

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from bezoar.attacks.admix import Admix
 from bezoar.attacks.apgd import APGD
 from bezoar.attacks.apgd_targeted import APGDTargeted
 from bezoar.attacks.autoattack import AutoAttack
@@ -24,7 +25,7 @@ from bezoar.attacks.ni_fgsm import NIFGSM
 from bezoar.attacks.noise import UniformNoise
 from bezoar.attacks.pgd import PGD
 from bezoar.attacks.pgd_l2 import PGDL2
-from bezoar.attacks.protocol import Attack, Goal, Targeted, Untargeted
+from bezoar.attacks.protocol import Attack, Fitted, Goal, Targeted, Untargeted
 from bezoar.attacks.r_fgsm import RFGSM
 from bezoar.attacks.si_fgsm import SIFGSM
 from bezoar.attacks.sign_opt import SignOPT
@@ -33,6 +34,7 @@ from bezoar.attacks.spsa import SPSA
 from bezoar.attacks.square import Square
 from bezoar.attacks.square_l2 import SquareL2
 from bezoar.attacks.ti_fgsm import TIFGSM
+from bezoar.attacks.universal import Universal
 from bezoar.attacks.vmi_fgsm import VMIFGSM
 
 ATTACKS: Mapping[str, type[Attack]] = MappingProxyType(
@@ -66,6 +68,8 @@ ATTACKS: Mapping[str, type[Attack]] = MappingProxyType(
         "di-fgsm": DIFGSM,
         "ti-fgsm": TIFGSM,
         "vmi-fgsm": VMIFGSM,
+        "admix": Admix,
+        "universal": Universal,
         "noise": UniformNoise,
     }
 )
@@ -90,12 +94,14 @@ __all__ = [
     "TIFGSM",
     "VMIFGSM",
     "APGDTargeted",
+    "Admix",
     "Attack",
     "AutoAttack",
     "Boundary",
     "DeepFool",
     "FABTargeted",
     "FGSMRandomStart",
+    "Fitted",
     "GeoDA",
     "Goal",
     "HopSkipJump",
@@ -105,5 +111,6 @@ __all__ = [
     "SquareL2",
     "Targeted",
     "UniformNoise",
+    "Universal",
     "Untargeted",
 ]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from functools import cached_property
+from hashlib import blake2b
+from typing import Any, NamedTuple, Protocol, Self, runtime_checkable
 
 from torch import Tensor, nn
 
+from bezoar.data.imageset import ImageSet
 from bezoar.seeds import Noise
 
 
@@ -199,3 +202,70 @@ class Attack(Protocol):
         run = shrink if self.refines and self.eps == float("inf") else search
         goal = Untargeted(y) if isinstance(y, Tensor) else y
         return run(self, prepare(classifier), x, goal, noise).x_adv.to(x)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Learnt:
+    """What an attack keeps of the images that it was fitted on; a value, by its bytes.
+
+    Attributes:
+        source: name of those images.
+        tensors: by name, on the CPU.
+    """
+
+    source: str
+    tensors: Mapping[str, Tensor]
+
+    @cached_property
+    def hash(self) -> str:
+        """16 hexadecimal digits of BLAKE2b."""
+        digest = blake2b(self.source.encode(), digest_size=8)
+        for name, tensor in sorted(self.tensors.items()):
+            digest.update(f";{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
+            digest.update(tensor.numpy().tobytes())
+        return digest.hexdigest()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Learnt) and self.hash == other.hash
+
+    def __hash__(self) -> int:
+        return hash(self.hash)
+
+    def __repr__(self) -> str:
+        return f"Learnt({self.hash} from {self.source})"
+
+
+@runtime_checkable
+class Fitted(Protocol):
+    """An attack that has to see images before it can run, and never those that it attacks.
+
+    Attributes:
+        learnt: what it keeps of them; ``None`` before it was fitted. Part of its text and value.
+    """
+
+    @property
+    def learnt(self) -> Learnt | None: ...
+
+    def fit(self, classifier: nn.Module, images: ImageSet, *, seed: int) -> Self:
+        """The same attack, ready to run.
+
+        Args:
+            classifier: what the attacker has: images to logits; not changed.
+            images: of a train or validation split.
+            seed: names the randomness.
+        """
+
+
+def kept(attack: Fitted, name: str, x: Tensor) -> Tensor:
+    """A tensor that an attack keeps, whose last dimensions are those of an image, beside ``x``.
+
+    Raises:
+        ValueError: the attack was not fitted, or on images of another shape.
+    """
+    if attack.learnt is None or name not in attack.learnt.tensors:
+        raise ValueError(f"{attack!r}: expected one that was fitted; call its fit on other images")
+    found = attack.learnt.tensors[name]
+    if found.shape[-3:] != x.shape[1:]:
+        shape = tuple(found.shape[-3:])
+        raise ValueError(f"images of shape {tuple(x.shape[1:])}: expected {shape}, as in the fit")
+    return found.to(x)

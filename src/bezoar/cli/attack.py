@@ -9,6 +9,7 @@ def attack(
     eps: options.Eps = "0.1",
     curve: options.Curve = "0.05,0.1,0.2,0.3",
     attacks: options.Attacks = None,
+    surrogates: options.Surrogates = None,
     factory: options.Factory = None,
     weights: options.Weights = None,
     images: options.Images = 0,
@@ -21,7 +22,8 @@ def attack(
 ) -> int:
     """Attack a model and record what happened to every image.
 
-    Exit code 1 when the worst-case robust accuracy at --eps is not above --floor for sure.
+    With --surrogate also what an attacker does who knows other models only. Exit code 1 when the
+    worst-case robust accuracy at --eps, of attackers who know MODEL, is not above --floor for sure.
 
     Example: bezoar attack lenet.safetensors --data mnist --eps 0.1 --images 1000
     """
@@ -33,9 +35,21 @@ def attack(
     named = subject.subject(model, factory, weights)
     whole = subject.dataset(data, data_root, image_size, named.shape)
     tested = subject.tested(named, whole, images)
-    run = subject.opened(out, "attack", named, whole, tested, seed, experiments.settings(plan))
+    other = subject.surrogate(surrogates or [], named, tested)
+    settings = experiments.settings(plan)
+    if other:
+        settings["surrogate"] = other.about
+    run = subject.opened(out, "attack", named, whole, tested, seed, settings)
     with screen.screen() as bars:
-        results = experiments.attack(run, named.model, tested, plan, on_unit=bars.on_unit)
+        results = experiments.attack(
+            run,
+            named.model,
+            tested,
+            plan,
+            validation=whole.validation,
+            surrogate=other.model if other else None,
+            on_unit=bars.on_unit,
+        )
     screen.before_after(results, ["before"])
     screen.closing(results, run.path)
     return int(results["verdict"]["sick"]["outcome"] != "met")

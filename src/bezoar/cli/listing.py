@@ -6,15 +6,14 @@ def listing() -> None:
 
     Example: bezoar list
     """
-    from dataclasses import fields
-
     from bezoar import data, models, recipes
     from bezoar.attacks import ATTACKS
     from bezoar.repairs import REPAIRS
 
     def settings(kind: type) -> str:
         made = kind()
-        return ", ".join(f"{f.name}={getattr(made, f.name)!r}" for f in fields(kind) if f.init)
+        names = recipes.settable(kind)
+        return ", ".join(f"{name}={getattr(made, name)!r}" for name in names)
 
     print("data sets")
     for name, source in data.SOURCES.items():

@@ -58,6 +58,14 @@ Attacks = Annotated[
         "and PGD-40 along the curve, noise, and PGD-40 at eps 1.",
     ),
 ]
+Surrogates = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--surrogate",
+        help="Another model file (.safetensors); may be given several times. All attacks are made "
+        "on these too, and their images are shown to MODEL: transfer:NAME in tables.",
+    ),
+]
 Floor = Annotated[
     str,
     typer.Option(help="Worst-case robust accuracy at eps that counts as healthy."),

@@ -3,6 +3,7 @@
 import os
 import shlex
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from itertools import combinations
 from pathlib import Path
@@ -100,6 +101,11 @@ def tested(named: Subject, whole: DataSet, count: int) -> ImageSet:
         ValueError: the model takes images of another size, or has another number of classes.
     """
     images = whole.test.first(min(count, len(whole.test))) if count else whole.test
+    _require_fit(named, images)
+    return images
+
+
+def _require_fit(named: Subject, images: ImageSet) -> None:
     where = f"{named.about['file']} on {images.name}"
     if named.shape is not None and named.shape != images.shape:
         expected = f"expected {named.shape}, for which the network is built"
@@ -109,7 +115,23 @@ def tested(named: Subject, whole: DataSet, count: int) -> ImageSet:
         require(named.model, probe, len(images.classes))
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
-    return images
+
+
+def surrogate(paths: Sequence[Path], named: Subject, tested: ImageSet) -> Subject | None:
+    """What an attacker asks who does not know the model: another one, or several as one.
+
+    Raises:
+        ValueError: one that does not fit the data, or has the weights of the model itself.
+    """
+    members = [subject(path, None, None) for path in paths]
+    for path, member in zip(paths, members, strict=True):
+        _require_fit(member, tested)
+        if member.about["hash"] == named.about["hash"]:
+            raise ValueError(f"--surrogate={path}: expected other weights than those of the model")
+    if len(members) < 2:
+        return members[0] if members else None
+    model = models.Ensemble([member.model for member in members])
+    return Subject(model, {"members": [member.about for member in members]}, tested.shape)
 
 
 def opened(

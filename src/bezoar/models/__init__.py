@@ -9,6 +9,7 @@ from torch import nn
 
 from bezoar import checks
 from bezoar.classifier import device_of
+from bezoar.models.ensemble import Ensemble
 from bezoar.models.fields import Shape
 from bezoar.models.initial import initialise
 from bezoar.models.lenet import LeNet5, LeNet6x16, LeNet32x64
@@ -75,6 +76,7 @@ def restart(model: nn.Module, *, seed: int) -> None:
 
 __all__ = [
     "MODELS",
+    "Ensemble",
     "LeNet5",
     "LeNet6x16",
     "LeNet32x64",

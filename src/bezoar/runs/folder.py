@@ -5,6 +5,7 @@ RUN/run.toml                        the recipe as the user wrote it, where there
 RUN/before.safetensors              the model that came in; after.safetensors: the repaired one
 RUN/repair.json                     the repair's log and cost
 RUN/images/test.safetensors         the clean images
+RUN/fits/METRIC-WEIGHTS.safetensors what an attack learnt before it ran, on which weights
 RUN/measurements/CASE/METRIC/       stamp.json and 000000.safetensors ...: facts and x_adv
 RUN/results.json                    rates, intervals, warnings, verdicts
 RUN/report.html, RUN/tables/        the same for readers
@@ -13,22 +14,26 @@ RUN/report.html, RUN/tables/        the same for readers
 import json
 import math
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as safetensors_bytes
+from torch import Tensor, nn
 
 from bezoar import checks, trees
+from bezoar.attacks import Attack, Fitted
+from bezoar.attacks.protocol import Learnt
+from bezoar.classifier import weights_hash
 from bezoar.data.imageset import ImageSet
 from bezoar.files import read_json, replacing, write_json
 from bezoar.fit import Tree
-from bezoar.referee import Measurement, Referee, Stamp
+from bezoar.referee import Measurement, Referee, Stamp, metric_of
 from bezoar.results import Facts
 
 FORMAT = 1
@@ -87,6 +92,27 @@ class Run:
             write_arrays(
                 path, {"pixels": images.pixels.numpy(), "label": label, "index": images.index}
             )
+
+    def fitted(
+        self, attack: Attack, classifier: nn.Module, images: ImageSet | None, *, seed: int
+    ) -> Attack:
+        """The attack, fitted where it needs to be; once, and the same one ever after.
+
+        Raises:
+            ValueError: it needs images to be fitted on and there are none, or its file is damaged.
+        """
+        if not isinstance(attack, Fitted) or attack.learnt is not None:
+            return attack
+        name = f"{metric_of(attack)}-{weights_hash(classifier)}.safetensors"
+        path = self.path / "fits" / name
+        if not path.exists():
+            if images is None:
+                raise ValueError(f"{attack!r}: expected images to fit it on, found none")
+            learnt = cast(Learnt, attack.fit(classifier, images, seed=seed).learnt)
+            path.parent.mkdir(exist_ok=True)
+            trees.save(path, {"source": learnt.source, "tensors": dict(learnt.tensors)})
+        ready: Attack = replace(cast(Any, attack), learnt=_learnt(path))
+        return ready
 
     def measure(
         self, case: str, referee: Referee, on_unit: Callable[[int, int], None] | None = None
@@ -202,6 +228,15 @@ def _unit(path: Path) -> tuple[Facts, NDArray[np.float32]]:
     except ValueError as error:
         raise ValueError(f"{path}: {error}; measure again") from error
     return facts, x_adv
+
+
+def _learnt(path: Path) -> Learnt:
+    found = trees.load(path)
+    match found:
+        case {"source": str(source), "tensors": dict(tensors)}:
+            if all(isinstance(tensor, Tensor) for tensor in tensors.values()):
+                return Learnt(source, tensors)
+    raise ValueError(f"{path}: expected what an attack has learnt; remove it to fit again")
 
 
 def write_arrays(path: Path, arrays: Arrays) -> None:
