@@ -15,6 +15,7 @@ from bezoar.attacks.fab_targeted import FABTargeted
 from bezoar.attacks.fgsm import FGSM
 from bezoar.attacks.fgsm_rs import FGSMRandomStart
 from bezoar.attacks.fmn import FMN
+from bezoar.attacks.jsma import JSMA
 from bezoar.attacks.mi_fgsm import MIFGSM
 from bezoar.attacks.nes import NES
 from bezoar.attacks.ni_fgsm import NIFGSM
@@ -46,6 +47,7 @@ ATTACKS: Mapping[str, type[Attack]] = MappingProxyType(
         "ddn": DDN,
         "fmn": FMN,
         "cw-l2": CWL2,
+        "jsma": JSMA,
         "square": Square,
         "square-l2": SquareL2,
         "nes": NES,
@@ -71,6 +73,7 @@ __all__ = [
     "DIFGSM",
     "FGSM",
     "FMN",
+    "JSMA",
     "MIFGSM",
     "NES",
     "NIFGSM",
