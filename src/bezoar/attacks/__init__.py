@@ -18,6 +18,7 @@ from bezoar.attacks.fmn import FMN
 from bezoar.attacks.jsma import JSMA
 from bezoar.attacks.mi_fgsm import MIFGSM
 from bezoar.attacks.nes import NES
+from bezoar.attacks.newtonfool import NewtonFool
 from bezoar.attacks.ni_fgsm import NIFGSM
 from bezoar.attacks.noise import UniformNoise
 from bezoar.attacks.pgd import PGD
@@ -47,6 +48,7 @@ ATTACKS: Mapping[str, type[Attack]] = MappingProxyType(
         "ddn": DDN,
         "fmn": FMN,
         "cw-l2": CWL2,
+        "newtonfool": NewtonFool,
         "jsma": JSMA,
         "square": Square,
         "square-l2": SquareL2,
@@ -91,6 +93,7 @@ __all__ = [
     "FABTargeted",
     "FGSMRandomStart",
     "Goal",
+    "NewtonFool",
     "SimBA",
     "Square",
     "SquareL2",
