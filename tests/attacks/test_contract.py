@@ -17,6 +17,7 @@ from bezoar.attacks import (
     FGSM,
     FMN,
     JSMA,
+    LBFGS,
     MIFGSM,
     NES,
     NIFGSM,
@@ -70,6 +71,7 @@ CASES = [
     FMN(eps=0.5, norm="l2", steps=6),
     FMN(eps=2.0, norm="l1", steps=6),
     CWL2(eps=0.5, steps=12, searches=3, lr=0.1, c=1.0),
+    LBFGS(eps=0.5, steps=2, iterations=2, c=0.5),
     NewtonFool(eps=0.5, steps=4, eta=0.1),
     JSMA(eps=6, steps=4),
     JSMA(eps=5, steps=4, theta=-0.3, restarts=2),
@@ -93,7 +95,7 @@ STARTS = (FGSMRandomStart, RFGSM, PGD, PGDL2, APGD, UniformNoise, Square, Square
 RANDOM = [
     case for case in CASES if isinstance(case, STARTS) and getattr(case, "random_start", True)
 ]
-NEAREST = (FABTargeted, DeepFool, DDN, FMN, CWL2, NewtonFool, JSMA, SimBA)
+NEAREST = (FABTargeted, DeepFool, DDN, FMN, CWL2, LBFGS, NewtonFool, JSMA, SimBA)
 NO_GRADIENT = (Square, SquareL2, NES, SPSA, SimBA, UniformNoise)
 LINF = [case for case in CASES if case.norm == "linf"]
 

@@ -16,6 +16,7 @@ from bezoar.attacks.fgsm import FGSM
 from bezoar.attacks.fgsm_rs import FGSMRandomStart
 from bezoar.attacks.fmn import FMN
 from bezoar.attacks.jsma import JSMA
+from bezoar.attacks.lbfgs import LBFGS
 from bezoar.attacks.mi_fgsm import MIFGSM
 from bezoar.attacks.nes import NES
 from bezoar.attacks.newtonfool import NewtonFool
@@ -48,6 +49,7 @@ ATTACKS: Mapping[str, type[Attack]] = MappingProxyType(
         "ddn": DDN,
         "fmn": FMN,
         "cw-l2": CWL2,
+        "lbfgs": LBFGS,
         "newtonfool": NewtonFool,
         "jsma": JSMA,
         "square": Square,
@@ -76,6 +78,7 @@ __all__ = [
     "FGSM",
     "FMN",
     "JSMA",
+    "LBFGS",
     "MIFGSM",
     "NES",
     "NIFGSM",
