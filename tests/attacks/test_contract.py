@@ -30,6 +30,7 @@ from bezoar.attacks import (
     VMIFGSM,
     APGDTargeted,
     AutoAttack,
+    BrendelBethge,
     DeepFool,
     FABTargeted,
     FGSMRandomStart,
@@ -72,6 +73,9 @@ CASES = [
     FMN(eps=2.0, norm="l1", steps=6),
     CWL2(eps=0.5, steps=12, searches=3, lr=0.1, c=1.0),
     LBFGS(eps=0.5, steps=2, iterations=2, c=0.5),
+    BrendelBethge(eps=0.5, steps=4, tries=4, restarts=1),
+    BrendelBethge(eps=0.1, norm="linf", steps=3, tries=3, restarts=2),
+    BrendelBethge(eps=2.0, norm="l1", steps=3, tries=3, restarts=1),
     NewtonFool(eps=0.5, steps=4, eta=0.1),
     JSMA(eps=6, steps=4),
     JSMA(eps=5, steps=4, theta=-0.3, restarts=2),
@@ -95,7 +99,7 @@ STARTS = (FGSMRandomStart, RFGSM, PGD, PGDL2, APGD, UniformNoise, Square, Square
 RANDOM = [
     case for case in CASES if isinstance(case, STARTS) and getattr(case, "random_start", True)
 ]
-NEAREST = (FABTargeted, DeepFool, DDN, FMN, CWL2, LBFGS, NewtonFool, JSMA, SimBA)
+NEAREST = (FABTargeted, DeepFool, DDN, FMN, CWL2, LBFGS, BrendelBethge, NewtonFool, JSMA, SimBA)
 NO_GRADIENT = (Square, SquareL2, NES, SPSA, SimBA, UniformNoise)
 LINF = [case for case in CASES if case.norm == "linf"]
 

@@ -7,6 +7,7 @@ from bezoar.attacks.apgd import APGD
 from bezoar.attacks.apgd_targeted import APGDTargeted
 from bezoar.attacks.autoattack import AutoAttack
 from bezoar.attacks.bim import BIM
+from bezoar.attacks.brendel_bethge import BrendelBethge
 from bezoar.attacks.cw_l2 import CWL2
 from bezoar.attacks.ddn import DDN
 from bezoar.attacks.deepfool import DeepFool
@@ -50,6 +51,7 @@ ATTACKS: Mapping[str, type[Attack]] = MappingProxyType(
         "fmn": FMN,
         "cw-l2": CWL2,
         "lbfgs": LBFGS,
+        "brendel-bethge": BrendelBethge,
         "newtonfool": NewtonFool,
         "jsma": JSMA,
         "square": Square,
@@ -92,6 +94,7 @@ __all__ = [
     "APGDTargeted",
     "Attack",
     "AutoAttack",
+    "BrendelBethge",
     "DeepFool",
     "FABTargeted",
     "FGSMRandomStart",
