@@ -16,6 +16,8 @@ from bezoar.attacks import (
     DIFGSM,
     FGSM,
     FMN,
+    JSMA,
+    LBFGS,
     MIFGSM,
     NES,
     NIFGSM,
@@ -37,6 +39,11 @@ from bezoar.attacks import (
     GeoDA,
     HopSkipJump,
     SignOPT,
+    BrendelBethge,
+    DeepFool,
+    FABTargeted,
+    FGSMRandomStart,
+    NewtonFool,
     SimBA,
     Square,
     SquareL2,
@@ -76,6 +83,13 @@ CASES = [
     FMN(eps=0.5, norm="l2", steps=6),
     FMN(eps=2.0, norm="l1", steps=6),
     CWL2(eps=0.5, steps=12, searches=3, lr=0.1, c=1.0),
+    LBFGS(eps=0.5, steps=2, iterations=2, c=0.5),
+    BrendelBethge(eps=0.5, steps=4, tries=4, restarts=1),
+    BrendelBethge(eps=0.1, norm="linf", steps=3, tries=3, restarts=2),
+    BrendelBethge(eps=2.0, norm="l1", steps=3, tries=3, restarts=1),
+    NewtonFool(eps=0.5, steps=4, eta=0.1),
+    JSMA(eps=6, steps=4),
+    JSMA(eps=5, steps=4, theta=-0.3, restarts=2),
     Square(eps=0.1, steps=9, restarts=2),
     SquareL2(eps=0.5, steps=9, restarts=2),
     NES(eps=0.1, steps=2, samples=4),
@@ -110,6 +124,8 @@ NEAREST = (FABTargeted, DeepFool, DDN, FMN, CWL2, SimBA, *DECISIONS)
 NO_GRADIENT = (Square, SquareL2, NES, SPSA, SimBA, UniformNoise, *DECISIONS)
 NEAREST = (FABTargeted, DeepFool, DDN, FMN, CWL2, SimBA)
 NO_GRADIENT = (Square, SquareL2, NES, SPSA, SimBA, Universal, UniformNoise)
+NEAREST = (FABTargeted, DeepFool, DDN, FMN, CWL2, LBFGS, BrendelBethge, NewtonFool, JSMA, SimBA)
+NO_GRADIENT = (Square, SquareL2, NES, SPSA, SimBA, UniformNoise)
 LINF = [case for case in CASES if case.norm == "linf"]
 
 

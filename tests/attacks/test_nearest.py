@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from bezoar.attacks import CWL2, DDN, FMN, DeepFool, FABTargeted, Targeted, Untargeted
+from bezoar.attacks import CWL2, DDN, FMN, LBFGS, DeepFool, FABTargeted, Targeted, Untargeted
 from bezoar.attacks.engine import Answers, perturb, search, shrink
 from bezoar.geometry import DISTANCES, shorten_l1, shorten_l2, shorten_linf
 from bezoar.seeds import Noise
@@ -22,6 +22,7 @@ ALL = [
     FMN(norm="l2"),
     FMN(norm="l1", steps=300),
     CWL2(steps=1800, searches=9, c=0.1),
+    LBFGS(steps=10, c=0.1),
     FABTargeted(steps=20),
     FABTargeted(norm="l2", steps=20),
 ]
@@ -79,7 +80,9 @@ def test_the_one_line_call_gives_the_nearest_image_too(attack, blocks, images, l
     assert 1 - 1e-5 <= ratio.min() <= ratio.max() <= 1.05
 
 
-@pytest.mark.parametrize("attack", [DDN(), FMN(), FMN(norm="l2"), CWL2(steps=1800)], ids=repr)
+@pytest.mark.parametrize(
+    "attack", [DDN(), FMN(), FMN(norm="l2"), CWL2(steps=1800), LBFGS()], ids=repr
+)
 def test_towards_a_class_it_ends_there(attack, blocks, images):
     goal = Targeted(torch.full((8,), 2))
     x_adv = shrink(attack, blocks, images, goal, NOISE).x_adv

@@ -9,6 +9,7 @@ from bezoar.attacks.apgd_targeted import APGDTargeted
 from bezoar.attacks.autoattack import AutoAttack
 from bezoar.attacks.bim import BIM
 from bezoar.attacks.boundary import Boundary
+from bezoar.attacks.brendel_bethge import BrendelBethge
 from bezoar.attacks.cw_l2 import CWL2
 from bezoar.attacks.ddn import DDN
 from bezoar.attacks.deepfool import DeepFool
@@ -19,8 +20,11 @@ from bezoar.attacks.fgsm_rs import FGSMRandomStart
 from bezoar.attacks.fmn import FMN
 from bezoar.attacks.geoda import GeoDA
 from bezoar.attacks.hopskipjump import HopSkipJump
+from bezoar.attacks.jsma import JSMA
+from bezoar.attacks.lbfgs import LBFGS
 from bezoar.attacks.mi_fgsm import MIFGSM
 from bezoar.attacks.nes import NES
+from bezoar.attacks.newtonfool import NewtonFool
 from bezoar.attacks.ni_fgsm import NIFGSM
 from bezoar.attacks.noise import UniformNoise
 from bezoar.attacks.pgd import PGD
@@ -52,6 +56,10 @@ ATTACKS: Mapping[str, type[Attack]] = MappingProxyType(
         "ddn": DDN,
         "fmn": FMN,
         "cw-l2": CWL2,
+        "lbfgs": LBFGS,
+        "brendel-bethge": BrendelBethge,
+        "newtonfool": NewtonFool,
+        "jsma": JSMA,
         "square": Square,
         "square-l2": SquareL2,
         "nes": NES,
@@ -83,6 +91,8 @@ __all__ = [
     "DIFGSM",
     "FGSM",
     "FMN",
+    "JSMA",
+    "LBFGS",
     "MIFGSM",
     "NES",
     "NIFGSM",
@@ -98,6 +108,7 @@ __all__ = [
     "Attack",
     "AutoAttack",
     "Boundary",
+    "BrendelBethge",
     "DeepFool",
     "FABTargeted",
     "FGSMRandomStart",
@@ -106,6 +117,7 @@ __all__ = [
     "Goal",
     "HopSkipJump",
     "SignOPT",
+    "NewtonFool",
     "SimBA",
     "Square",
     "SquareL2",
