@@ -62,9 +62,9 @@ def of_foolbox(name: str, eps: float | None = None, **settings: Any) -> Peer:
 
     def run(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         attack = getattr(foolbox.attacks, name)(**settings)
-        clipped: Tensor = attack(
-            foolbox.PyTorchModel(network, bounds=(0, 1)), x, y, epsilons=eps
-        )[1]
+        clipped: Tensor = attack(foolbox.PyTorchModel(network, bounds=(0, 1)), x, y, epsilons=eps)[
+            1
+        ]
         return clipped
 
     return run

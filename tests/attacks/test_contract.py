@@ -32,18 +32,15 @@ from bezoar.attacks import (
     APGDTargeted,
     AutoAttack,
     Boundary,
+    BrendelBethge,
     DeepFool,
     FABTargeted,
     FGSMRandomStart,
     Fitted,
     GeoDA,
     HopSkipJump,
-    SignOPT,
-    BrendelBethge,
-    DeepFool,
-    FABTargeted,
-    FGSMRandomStart,
     NewtonFool,
+    SignOPT,
     SimBA,
     Square,
     SquareL2,
@@ -120,12 +117,20 @@ RANDOM = [
     case for case in CASES if isinstance(case, STARTS) and getattr(case, "random_start", True)
 ]
 DECISIONS = (HopSkipJump, Boundary, GeoDA, SignOPT)
-NEAREST = (FABTargeted, DeepFool, DDN, FMN, CWL2, SimBA, *DECISIONS)
-NO_GRADIENT = (Square, SquareL2, NES, SPSA, SimBA, UniformNoise, *DECISIONS)
-NEAREST = (FABTargeted, DeepFool, DDN, FMN, CWL2, SimBA)
-NO_GRADIENT = (Square, SquareL2, NES, SPSA, SimBA, Universal, UniformNoise)
-NEAREST = (FABTargeted, DeepFool, DDN, FMN, CWL2, LBFGS, BrendelBethge, NewtonFool, JSMA, SimBA)
-NO_GRADIENT = (Square, SquareL2, NES, SPSA, SimBA, UniformNoise)
+NEAREST = (
+    FABTargeted,
+    DeepFool,
+    DDN,
+    FMN,
+    CWL2,
+    LBFGS,
+    BrendelBethge,
+    NewtonFool,
+    JSMA,
+    SimBA,
+    *DECISIONS,
+)
+NO_GRADIENT = (Square, SquareL2, NES, SPSA, SimBA, Universal, UniformNoise, *DECISIONS)
 LINF = [case for case in CASES if case.norm == "linf"]
 
 
