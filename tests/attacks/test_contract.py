@@ -14,6 +14,7 @@ from bezoar.attacks import (
     CWL2,
     DDN,
     DIFGSM,
+    FAB,
     FGSM,
     FMN,
     MIFGSM,
@@ -28,6 +29,8 @@ from bezoar.attacks import (
     VMIFGSM,
     APGDTargeted,
     AutoAttack,
+    AutoAttackPlus,
+    AutoAttackRand,
     DeepFool,
     FABTargeted,
     FGSMRandomStart,
@@ -59,6 +62,8 @@ CASES = [
     APGD(eps=0.5, norm="l2", steps=5),
     APGDTargeted(eps=0.1, steps=5, restarts=3),
     APGDTargeted(eps=0.5, norm="l2", steps=5, restarts=2),
+    FAB(eps=0.1, steps=3, restarts=2),
+    FAB(eps=0.5, norm="l2", steps=2, restarts=2),
     FABTargeted(eps=0.1, steps=3, restarts=3),
     FABTargeted(eps=0.5, norm="l2", steps=2, restarts=2),
     DeepFool(eps=0.5, steps=4),
@@ -75,6 +80,10 @@ CASES = [
     SimBA(eps=0.5, steps=9),
     AutoAttack(eps=0.1, steps=3, targets=2, queries=5),
     AutoAttack(eps=0.5, norm="l2", steps=2, targets=2, queries=5),
+    AutoAttackPlus(eps=0.1, steps=2, starts=2, targets=2, queries=5),
+    AutoAttackPlus(eps=0.5, norm="l2", steps=2, starts=1, targets=2, queries=5),
+    AutoAttackRand(eps=0.1, steps=3),
+    AutoAttackRand(eps=0.5, norm="l2", steps=3),
     MIFGSM(eps=0.1, steps=3),
     NIFGSM(eps=0.1, steps=3),
     SIFGSM(eps=0.1, steps=3, copies=2),
@@ -88,7 +97,7 @@ STARTS = (FGSMRandomStart, RFGSM, PGD, PGDL2, APGD, UniformNoise, Square, Square
 RANDOM = [
     case for case in CASES if isinstance(case, STARTS) and getattr(case, "random_start", True)
 ]
-NEAREST = (FABTargeted, DeepFool, DDN, FMN, CWL2, SimBA)
+NEAREST = (FAB, FABTargeted, DeepFool, DDN, FMN, CWL2, SimBA)
 NO_GRADIENT = (Square, SquareL2, NES, SPSA, SimBA, UniformNoise)
 LINF = [case for case in CASES if case.norm == "linf"]
 

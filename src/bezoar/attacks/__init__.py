@@ -6,11 +6,14 @@ from types import MappingProxyType
 from bezoar.attacks.apgd import APGD
 from bezoar.attacks.apgd_targeted import APGDTargeted
 from bezoar.attacks.autoattack import AutoAttack
+from bezoar.attacks.autoattack_plus import AutoAttackPlus
+from bezoar.attacks.autoattack_rand import AutoAttackRand
 from bezoar.attacks.bim import BIM
 from bezoar.attacks.cw_l2 import CWL2
 from bezoar.attacks.ddn import DDN
 from bezoar.attacks.deepfool import DeepFool
 from bezoar.attacks.di_fgsm import DIFGSM
+from bezoar.attacks.fab import FAB
 from bezoar.attacks.fab_targeted import FABTargeted
 from bezoar.attacks.fgsm import FGSM
 from bezoar.attacks.fgsm_rs import FGSMRandomStart
@@ -41,6 +44,7 @@ ATTACKS: Mapping[str, type[Attack]] = MappingProxyType(
         "pgd-l2": PGDL2,
         "apgd": APGD,
         "apgd-t": APGDTargeted,
+        "fab": FAB,
         "fab-t": FABTargeted,
         "deepfool": DeepFool,
         "ddn": DDN,
@@ -52,6 +56,8 @@ ATTACKS: Mapping[str, type[Attack]] = MappingProxyType(
         "spsa": SPSA,
         "simba": SimBA,
         "autoattack": AutoAttack,
+        "autoattack-plus": AutoAttackPlus,
+        "autoattack-rand": AutoAttackRand,
         "mi-fgsm": MIFGSM,
         "ni-fgsm": NIFGSM,
         "si-fgsm": SIFGSM,
@@ -69,6 +75,7 @@ __all__ = [
     "CWL2",
     "DDN",
     "DIFGSM",
+    "FAB",
     "FGSM",
     "FMN",
     "MIFGSM",
@@ -84,6 +91,8 @@ __all__ = [
     "APGDTargeted",
     "Attack",
     "AutoAttack",
+    "AutoAttackPlus",
+    "AutoAttackRand",
     "DeepFool",
     "FABTargeted",
     "FGSMRandomStart",
