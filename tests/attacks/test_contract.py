@@ -9,6 +9,7 @@ from torch import nn
 
 from bezoar.attacks import (
     APGD,
+    APGDL1,
     ATTACKS,
     BIM,
     CWL2,
@@ -60,6 +61,8 @@ CASES = [
     APGD(eps=0.1, steps=5),
     APGD(eps=0.1, steps=5, restarts=2, loss="dlr"),
     APGD(eps=0.5, norm="l2", steps=5),
+    APGDL1(eps=2.0, steps=6),
+    APGDL1(eps=2.0, steps=5, restarts=2, loss="margin"),
     APGDTargeted(eps=0.1, steps=5, restarts=3),
     APGDTargeted(eps=0.5, norm="l2", steps=5, restarts=2),
     FAB(eps=0.1, steps=3, restarts=2),
@@ -93,7 +96,7 @@ CASES = [
     UniformNoise(eps=0.1),
     UniformNoise(eps=0.1, restarts=2),
 ]
-STARTS = (FGSMRandomStart, RFGSM, PGD, PGDL2, APGD, UniformNoise, Square, SquareL2)
+STARTS = (APGDL1, FGSMRandomStart, RFGSM, PGD, PGDL2, APGD, UniformNoise, Square, SquareL2)
 RANDOM = [
     case for case in CASES if isinstance(case, STARTS) and getattr(case, "random_start", True)
 ]

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from bezoar.attacks.apgd import APGD
+from bezoar.attacks.apgd_l1 import APGDL1
 from bezoar.attacks.apgd_targeted import APGDTargeted
 from bezoar.attacks.autoattack import AutoAttack
 from bezoar.attacks.autoattack_plus import AutoAttackPlus
@@ -44,6 +45,7 @@ ATTACKS: Mapping[str, type[Attack]] = MappingProxyType(
         "pgd-l2": PGDL2,
         "apgd": APGD,
         "apgd-t": APGDTargeted,
+        "apgd-l1": APGDL1,
         "fab": FAB,
         "fab-t": FABTargeted,
         "deepfool": DeepFool,
@@ -70,6 +72,7 @@ ATTACKS: Mapping[str, type[Attack]] = MappingProxyType(
 
 __all__ = [
     "APGD",
+    "APGDL1",
     "ATTACKS",
     "BIM",
     "CWL2",
