@@ -36,6 +36,7 @@ from bezoar.attacks import (
     FABTargeted,
     FGSMRandomStart,
     SimBA,
+    Spatial,
     Square,
     SquareL2,
     UniformNoise,
@@ -81,6 +82,8 @@ CASES = [
     NES(eps=0.1, steps=2, samples=4),
     SPSA(eps=0.1, steps=2, samples=2, lr=0.05),
     SimBA(eps=0.5, steps=9),
+    Spatial(eps=0.1, steps=4),
+    Spatial(steps=4, angle=60, shift=0.3),
     AutoAttack(eps=0.1, steps=3, targets=2, queries=5),
     AutoAttack(eps=0.5, norm="l2", steps=2, targets=2, queries=5),
     AutoAttackPlus(eps=0.1, steps=2, starts=2, targets=2, queries=5),
@@ -101,7 +104,7 @@ RANDOM = [
     case for case in CASES if isinstance(case, STARTS) and getattr(case, "random_start", True)
 ]
 NEAREST = (FAB, FABTargeted, DeepFool, DDN, FMN, CWL2, SimBA)
-NO_GRADIENT = (Square, SquareL2, NES, SPSA, SimBA, UniformNoise)
+NO_GRADIENT = (Spatial, Square, SquareL2, NES, SPSA, SimBA, UniformNoise)
 LINF = [case for case in CASES if case.norm == "linf"]
 
 

@@ -29,6 +29,7 @@ from bezoar.attacks.protocol import Attack, Goal, Targeted, Untargeted
 from bezoar.attacks.r_fgsm import RFGSM
 from bezoar.attacks.si_fgsm import SIFGSM
 from bezoar.attacks.simba import SimBA
+from bezoar.attacks.spatial import Spatial
 from bezoar.attacks.spsa import SPSA
 from bezoar.attacks.square import Square
 from bezoar.attacks.square_l2 import SquareL2
@@ -57,6 +58,7 @@ ATTACKS: Mapping[str, type[Attack]] = MappingProxyType(
         "nes": NES,
         "spsa": SPSA,
         "simba": SimBA,
+        "spatial": Spatial,
         "autoattack": AutoAttack,
         "autoattack-plus": AutoAttackPlus,
         "autoattack-rand": AutoAttackRand,
@@ -101,6 +103,7 @@ __all__ = [
     "FGSMRandomStart",
     "Goal",
     "SimBA",
+    "Spatial",
     "Square",
     "SquareL2",
     "Targeted",
