@@ -28,6 +28,7 @@ from bezoar.attacks import (
     SPSA,
     TIFGSM,
     VMIFGSM,
+    ZOO,
     APGDTargeted,
     AutoAttack,
     AutoAttackPlus,
@@ -35,6 +36,8 @@ from bezoar.attacks import (
     DeepFool,
     FABTargeted,
     FGSMRandomStart,
+    OnePixel,
+    Pixle,
     SimBA,
     Spatial,
     Square,
@@ -82,6 +85,11 @@ CASES = [
     NES(eps=0.1, steps=2, samples=4),
     SPSA(eps=0.1, steps=2, samples=2, lr=0.05),
     SimBA(eps=0.5, steps=9),
+    OnePixel(eps=1, steps=2, population=5),
+    OnePixel(eps=3, steps=2, pixels=3, population=4),
+    Pixle(eps=20, steps=7, tries=3),
+    Pixle(eps=8, steps=5, tries=1, least=1, most=2),
+    ZOO(eps=0.5, steps=3, coordinates=4),
     Spatial(eps=0.1, steps=4),
     Spatial(steps=4, angle=60, shift=0.3),
     AutoAttack(eps=0.1, steps=3, targets=2, queries=5),
@@ -103,8 +111,8 @@ STARTS = (APGDL1, FGSMRandomStart, RFGSM, PGD, PGDL2, APGD, UniformNoise, Square
 RANDOM = [
     case for case in CASES if isinstance(case, STARTS) and getattr(case, "random_start", True)
 ]
-NEAREST = (FAB, FABTargeted, DeepFool, DDN, FMN, CWL2, SimBA)
-NO_GRADIENT = (Spatial, Square, SquareL2, NES, SPSA, SimBA, UniformNoise)
+NEAREST = (OnePixel, Pixle, ZOO, FAB, FABTargeted, DeepFool, DDN, FMN, CWL2, SimBA)
+NO_GRADIENT = (OnePixel, Pixle, ZOO, Spatial, Square, SquareL2, NES, SPSA, SimBA, UniformNoise)
 LINF = [case for case in CASES if case.norm == "linf"]
 
 

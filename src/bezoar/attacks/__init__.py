@@ -23,8 +23,10 @@ from bezoar.attacks.mi_fgsm import MIFGSM
 from bezoar.attacks.nes import NES
 from bezoar.attacks.ni_fgsm import NIFGSM
 from bezoar.attacks.noise import UniformNoise
+from bezoar.attacks.one_pixel import OnePixel
 from bezoar.attacks.pgd import PGD
 from bezoar.attacks.pgd_l2 import PGDL2
+from bezoar.attacks.pixle import Pixle
 from bezoar.attacks.protocol import Attack, Goal, Targeted, Untargeted
 from bezoar.attacks.r_fgsm import RFGSM
 from bezoar.attacks.si_fgsm import SIFGSM
@@ -35,6 +37,7 @@ from bezoar.attacks.square import Square
 from bezoar.attacks.square_l2 import SquareL2
 from bezoar.attacks.ti_fgsm import TIFGSM
 from bezoar.attacks.vmi_fgsm import VMIFGSM
+from bezoar.attacks.zoo import ZOO
 
 ATTACKS: Mapping[str, type[Attack]] = MappingProxyType(
     {
@@ -58,6 +61,9 @@ ATTACKS: Mapping[str, type[Attack]] = MappingProxyType(
         "nes": NES,
         "spsa": SPSA,
         "simba": SimBA,
+        "zoo": ZOO,
+        "one-pixel": OnePixel,
+        "pixle": Pixle,
         "spatial": Spatial,
         "autoattack": AutoAttack,
         "autoattack-plus": AutoAttackPlus,
@@ -93,6 +99,7 @@ __all__ = [
     "SPSA",
     "TIFGSM",
     "VMIFGSM",
+    "ZOO",
     "APGDTargeted",
     "Attack",
     "AutoAttack",
@@ -102,6 +109,8 @@ __all__ = [
     "FABTargeted",
     "FGSMRandomStart",
     "Goal",
+    "OnePixel",
+    "Pixle",
     "SimBA",
     "Spatial",
     "Square",
