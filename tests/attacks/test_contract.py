@@ -90,8 +90,8 @@ CASES = [
     Pixle(eps=20, steps=7, tries=3),
     Pixle(eps=8, steps=5, tries=1, least=1, most=2),
     ZOO(eps=0.5, steps=3, coordinates=4),
-    Spatial(eps=0.1, steps=4),
-    Spatial(steps=4, angle=60, shift=0.3),
+    Spatial(eps=1.0, steps=4),
+    Spatial(eps=9.0, steps=4, angle=60, shift=0.3),
     AutoAttack(eps=0.1, steps=3, targets=2, queries=5),
     AutoAttack(eps=0.5, norm="l2", steps=2, targets=2, queries=5),
     AutoAttackPlus(eps=0.1, steps=2, starts=2, targets=2, queries=5),
@@ -111,7 +111,7 @@ STARTS = (APGDL1, FGSMRandomStart, RFGSM, PGD, PGDL2, APGD, UniformNoise, Square
 RANDOM = [
     case for case in CASES if isinstance(case, STARTS) and getattr(case, "random_start", True)
 ]
-NEAREST = (OnePixel, Pixle, ZOO, FAB, FABTargeted, DeepFool, DDN, FMN, CWL2, SimBA)
+NEAREST = (Spatial, OnePixel, Pixle, ZOO, FAB, FABTargeted, DeepFool, DDN, FMN, CWL2, SimBA)
 NO_GRADIENT = (OnePixel, Pixle, ZOO, Spatial, Square, SquareL2, NES, SPSA, SimBA, UniformNoise)
 LINF = [case for case in CASES if case.norm == "linf"]
 

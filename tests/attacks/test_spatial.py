@@ -7,6 +7,7 @@ from bezoar.attacks import Spatial, Untargeted
 from bezoar.attacks.engine import perturb, search
 from bezoar.attacks.losses import margin
 from bezoar.attacks.spatial import transformed
+from bezoar.geometry import l2_distance
 from bezoar.seeds import Noise
 
 X = torch.rand(3, 2, 6, 8, generator=torch.Generator().manual_seed(0))
@@ -127,3 +128,10 @@ def test_asks_for_scores_only(blocks, images):
 def test_refuses_what_is_no_transformation(name, value):
     with pytest.raises(ValueError, match=f"{name}={value}: expected a number in"):
         Spatial(**{name: value})
+
+
+def test_keeps_what_lies_in_the_radius_only(blocks, images):
+    whole = perturb(Spatial(steps=30), blocks, images, ONES, NOISE).x_adv
+    near = perturb(Spatial(eps=0.4, steps=30, angle=10, shift=0.1), blocks, images, ONES, NOISE)
+    assert l2_distance(whole, images).max() > 0.8
+    assert 0.1 < l2_distance(near.x_adv, images).max() <= 0.4

@@ -1,6 +1,7 @@
 """Auto-PGD in L1: few pixels a step, and how few follows from the best point."""
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -14,6 +15,7 @@ from bezoar.seeds import Noise
 
 RADII = (3.0, 2.0, 1.0)  # of the ball in the three phases, in units of eps
 TENTHS = (0, 3, 6)  # of the steps after which they begin
+CHECKPOINTS = 25  # of a phase, or one a step
 HAIR = 1 - 1e-5  # so that rounding each of many changes does not lead out of the ball
 EDGE = 1e-6  # a pixel as near to an end of [0, 1], by rounding, is there
 
@@ -86,9 +88,11 @@ class APGDL1(Attack):
         return Sparse(x_adv, x, x_adv, torch.zeros_like(x), number, number, number, age)
 
     def step(self, state: Sparse, oracle: Oracle) -> Sparse:
-        ends = torch.tensor([tenths * self.steps // 10 for tenths in TENTHS]).to(state.age)
-        phase = (state.age[:, None] >= ends).sum(dim=1) - 1
-        in_phase = state.age - ends[phase]
+        begins = [tenths * self.steps // 10 for tenths in TENTHS]
+        lengths = [end - begin for begin, end in pairwise([*begins, self.steps])]
+        first = torch.tensor(begins).to(state.age)
+        phase = (state.age[:, None] >= first).sum(dim=1) - 1
+        in_phase = state.age - first[phase]
         radius = HAIR * self.eps * wide(torch.tensor(RADII).to(state.x)[phase])
         s = _begun(state, in_phase == 0, radius)
 
@@ -97,8 +101,8 @@ class APGDL1(Attack):
         top = torch.where(wide(higher), s.x_adv, s.top)
         slope = torch.where(wide(higher), gradient, s.slope)
 
-        lengths = torch.tensor([*ends[1:], self.steps]).to(ends) - ends
-        due = (in_phase > 0) & (in_phase % (lengths // 25).clamp(min=1)[phase] == 0)
+        every = torch.tensor([max(1, length // CHECKPOINTS) for length in lengths]).to(first)
+        due = (in_phase > 0) & (in_phase % every[phase] == 0)
         changed = l0_distance(top, s.x)
         sparser = due & (changed < 0.95 * s.changed)
         shorter = torch.where(due, (s.step_size / 1.5).clamp(min=0.1), s.step_size)

@@ -11,7 +11,7 @@ from torch import Tensor
 from bezoar import checks
 from bezoar.attacks.losses import margin
 from bezoar.attacks.protocol import Attack, Oracle
-from bezoar.geometry import linf_distance, wide
+from bezoar.geometry import l2_distance, wide
 from bezoar.seeds import Noise, hashed
 
 
@@ -37,25 +37,25 @@ class Spatial(Attack):
     with T the rotation about the centre, then the translation by u of the width and v of the
     height, interpolated bilinearly and black where nothing came to lie. Kept is the image with the
     highest margin :math:`\max_{j \ne y} z_j - z_y`. It lies in no small ball of pixels: eps only
-    says what counts, and at 1 everything does. Paper: arXiv:1712.02779, section 3. Cost: ``steps``
+    says what counts. Paper: arXiv:1712.02779, section 3. Cost: ``steps``
     forward passes an image and one more, and one that judges the worst; no backward pass.
 
     Args:
-        eps: largest change of a pixel that counts, in pixel units of [0, 1].
+        eps: radius of what counts, in L2; infinite by default.
         steps: number of transformations tried, k.
         angle: largest rotation, in degrees, to both sides.
         shift: largest translation, as a share of the side of the image, to all four sides.
     """
 
-    eps: float = 1.0
+    eps: float = float("inf")
     steps: int = 10
     angle: float = 30.0
     shift: float = 0.1
-    norm: str = field(default="linf", init=False, repr=False)
+    norm: str = field(default="l2", init=False, repr=False)
     restarts: int = field(default=1, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        checks.in_range("eps", self.eps, 0)
+        checks.radius("eps", self.eps)
         checks.at_least("steps", self.steps, 1)
         checks.in_range("angle", self.angle, 0, 180)
         checks.in_range("shift", self.shift, 0, 1)
@@ -68,7 +68,7 @@ class Spatial(Attack):
         draws = 2 * hashed(state.key, state.age, (3,)).to(state.x) - 1
         tried = transformed(state.x, self.angle * draws[:, 0], self.shift * draws[:, 1:])
         value = margin(oracle.logits(tried), oracle.goal)
-        worse = (value > state.value) & (linf_distance(tried, state.x) <= self.eps)
+        worse = (value > state.value) & (l2_distance(tried, state.x) <= self.eps)
         return Found(
             torch.where(wide(worse), tried, state.x_adv),
             state.x,
