@@ -83,59 +83,64 @@ class APGDL1(Attack):
     def start(self, x: Tensor, oracle: Oracle, noise: Noise) -> Sparse:
         number = x.new_zeros(len(x))
         age = torch.zeros(len(x), dtype=torch.int64, device=x.device)
-        first = wide(number + RADII[0] * HAIR * self.eps)
-        x_adv = project_l1(x + noise.normal(x.shape[1:]).to(x), x, first)
-        return Sparse(x_adv, x, x_adv, torch.zeros_like(x), number, number, number, age)
+        _, _, radius = self._phase(age, x)
+        x_adv = project_l1(x + noise.normal(x.shape[1:]).to(x), x, radius)
+        return Sparse(
+            x_adv=x_adv,
+            x=x,
+            top=x_adv,
+            slope=torch.zeros_like(x),
+            highest=number - torch.inf,
+            changed=l0_distance(x_adv, x),
+            step_size=number + 1,
+            age=age,
+        )
 
     def step(self, state: Sparse, oracle: Oracle) -> Sparse:
-        begins = [tenths * self.steps // 10 for tenths in TENTHS]
-        lengths = [end - begin for begin, end in pairwise([*begins, self.steps])]
-        first = torch.tensor(begins).to(state.age)
-        phase = (state.age[:, None] >= first).sum(dim=1) - 1
-        in_phase = state.age - first[phase]
-        radius = HAIR * self.eps * wide(torch.tensor(RADII).to(state.x)[phase])
-        s = _begun(state, in_phase == 0, radius)
-
+        s = state
         value, gradient = oracle.gradient(s.x_adv, LOSSES[self.loss])
         higher = value > s.highest
         top = torch.where(wide(higher), s.x_adv, s.top)
         slope = torch.where(wide(higher), gradient, s.slope)
 
-        every = torch.tensor([max(1, length // CHECKPOINTS) for length in lengths]).to(first)
-        due = (in_phase > 0) & (in_phase % every[phase] == 0)
-        changed = l0_distance(top, s.x)
-        sparser = due & (changed < 0.95 * s.changed)
+        taken, every, radius = self._phase(s.age, s.x)
+        due = (taken > 0) & (taken % every == 0)
+        of_top = l0_distance(top, s.x)
+        sparser = due & (of_top < 0.95 * s.changed)
         shorter = torch.where(due, (s.step_size / 1.5).clamp(min=0.1), s.step_size)
         step_size = torch.where(sparser, 1.0, shorter)
-        changed = torch.where(due, changed, s.changed)
+        changed = torch.where(due, of_top, s.changed)
         here = torch.where(wide(sparser), top, s.x_adv)
         along = torch.where(wide(sparser), slope, gradient)
+        moved = here + radius * wide(step_size) * _sparse_sign(along, here, changed / 1.5)
 
-        u = _sparse_sign(along, here, (changed / 1.5).long())
+        # Where the next phase begins, it does so at the best point of this one.
+        taken, _, radius = self._phase(s.age + 1, s.x)
+        begins = taken == 0
+        x_adv = project_l1(torch.where(wide(begins), top, moved), s.x, radius)
         return Sparse(
-            x_adv=project_l1(here + radius * wide(step_size) * u, s.x, radius),
+            x_adv=x_adv,
             x=s.x,
             top=top,
             slope=slope,
-            highest=torch.where(higher, value, s.highest),
-            changed=changed,
-            step_size=step_size,
+            highest=torch.where(begins, -torch.inf, torch.where(higher, value, s.highest)),
+            changed=torch.where(begins, l0_distance(x_adv, s.x), changed),
+            step_size=torch.where(begins, 1.0, step_size),
             age=s.age + 1,
         )
 
     def best(self, state: Sparse) -> Tensor:
         return state.top
 
-
-def _begun(s: Sparse, begins: Tensor, radius: Tensor) -> Sparse:
-    """Where a phase begins, its state: at the best point of the one before, projected."""
-    x_adv = torch.where(wide(begins), project_l1(s.top, s.x, radius), s.x_adv)
-    return s._replace(
-        x_adv=x_adv,
-        highest=torch.where(begins, -torch.inf, s.highest),
-        changed=torch.where(begins, l0_distance(x_adv, s.x), s.changed),
-        step_size=torch.where(begins, 1.0, s.step_size),
-    )
+    def _phase(self, age: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Steps taken in its phase, steps between checkpoints, radius ``(N, 1, 1, 1)``."""
+        begins = [tenths * self.steps // 10 for tenths in TENTHS]
+        lengths = [end - begin for begin, end in pairwise([*begins, self.steps])]
+        first = torch.tensor(begins).to(age)
+        every = torch.tensor([max(1, length // CHECKPOINTS) for length in lengths]).to(age)
+        phase = (age[:, None] >= first).sum(dim=1) - 1
+        radius = wide(HAIR * self.eps * torch.tensor(RADII).to(x)[phase])
+        return age - first[phase], every[phase], radius
 
 
 def _sparse_sign(gradient: Tensor, x: Tensor, count: Tensor) -> Tensor:
@@ -145,6 +150,6 @@ def _sparse_sign(gradient: Tensor, x: Tensor, count: Tensor) -> Tensor:
     flat = torch.where(out, 0, gradient).flatten(1)
     # Of equal entries only as many as are wanted: all together could be undone by the projection.
     order = flat.abs().argsort(dim=1, descending=True, stable=True)
-    largest = torch.arange(flat.shape[1], device=x.device) < count.clamp(min=1)[:, None]
+    largest = torch.arange(flat.shape[1], device=x.device) < count.long().clamp(min=1)[:, None]
     sign = flat.sign() * torch.zeros_like(flat).scatter(1, order, largest.to(flat))
     return (sign / sign.abs().sum(dim=1, keepdim=True).clamp(min=1)).reshape(gradient.shape)
