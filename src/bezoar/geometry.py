@@ -26,6 +26,34 @@ def project_l2(x_adv: Tensor, x: Tensor, eps: float) -> Tensor:
     return (x + change * factor).clamp(0, 1)
 
 
+def project_l1(x_adv: Tensor, x: Tensor, radius: Tensor) -> Tensor:
+    """Project onto the part of the L1 ball around ``x`` that lies in the image box [0, 1].
+
+    The nearest point of both together, not of each in turn: every change shrinks by the same
+    amount, the least that makes what the box leaves of them fit into the ball. Paper:
+    arXiv:2103.01208, proposition 2.1. Radius ``(N, 1, 1, 1)``.
+    """
+    change = (x_adv - x).flatten(1)
+    size = change.abs()
+    room = torch.where(change > 0, 1 - x.flatten(1), x.flatten(1))
+    # left(t), what is left after shrinking by t, falls in straight pieces: from t = size - room a
+    # pixel has left the border of the box, from t = size it does not change.
+    ends, order = torch.cat([size - room, size], dim=1).sort(dim=1)
+    bend = torch.cat([-torch.ones_like(size), torch.ones_like(size)], dim=1)
+    slope = bend.gather(1, order).cumsum(dim=1)
+    falls = (slope[:, :-1] * ends.diff(dim=1)).cumsum(dim=1)
+    left = room.sum(dim=1, keepdim=True) + torch.cat([torch.zeros_like(ends[:, :1]), falls], dim=1)
+    budget = radius.flatten(1)
+    piece = ((left > budget).sum(dim=1, keepdim=True) - 1).clamp(min=0)
+    here, value, rate = (t.gather(1, piece) for t in (ends, left, slope))
+    by = (here + (value - budget) / -rate.clamp(max=-1)).clamp(min=0)
+    shrunk = (size - by).clamp(min=0)
+    # Rounding of the sums may have left a little too much.
+    kept = torch.minimum(shrunk, room).sum(dim=1, keepdim=True)
+    fits = (budget / kept.clamp(min=1e-30)).clamp(max=1)
+    return (x + (change.sign() * shrunk * fits).reshape(x.shape)).clamp(0, 1)
+
+
 def onto_plane(x: Tensor, normal: Tensor, offset: Tensor, norm: str) -> Tensor:
     r"""Nearest point of a hyperplane in the image box [0, 1].
 

@@ -9,11 +9,13 @@ from torch import nn
 
 from bezoar.attacks import (
     APGD,
+    APGDL1,
     ATTACKS,
     BIM,
     CWL2,
     DDN,
     DIFGSM,
+    FAB,
     FGSM,
     FMN,
     JSMA,
@@ -28,9 +30,12 @@ from bezoar.attacks import (
     SPSA,
     TIFGSM,
     VMIFGSM,
+    ZOO,
     Admix,
     APGDTargeted,
     AutoAttack,
+    AutoAttackPlus,
+    AutoAttackRand,
     Boundary,
     BrendelBethge,
     DeepFool,
@@ -40,8 +45,11 @@ from bezoar.attacks import (
     GeoDA,
     HopSkipJump,
     NewtonFool,
+    OnePixel,
+    Pixle,
     SignOPT,
     SimBA,
+    Spatial,
     Square,
     SquareL2,
     UniformNoise,
@@ -69,8 +77,12 @@ CASES = [
     APGD(eps=0.1, steps=5),
     APGD(eps=0.1, steps=5, restarts=2, loss="dlr"),
     APGD(eps=0.5, norm="l2", steps=5),
+    APGDL1(eps=2.0, steps=6),
+    APGDL1(eps=2.0, steps=5, restarts=2, loss="margin"),
     APGDTargeted(eps=0.1, steps=5, restarts=3),
     APGDTargeted(eps=0.5, norm="l2", steps=5, restarts=2),
+    FAB(eps=0.1, steps=3, restarts=2),
+    FAB(eps=0.5, norm="l2", steps=2, restarts=2),
     FABTargeted(eps=0.1, steps=3, restarts=3),
     FABTargeted(eps=0.5, norm="l2", steps=2, restarts=2),
     DeepFool(eps=0.5, steps=4),
@@ -98,8 +110,19 @@ CASES = [
     GeoDA(eps=0.5, steps=2, samples=10, sigma=0.02, draws=10),
     GeoDA(eps=0.1, norm="linf", steps=2, samples=10, sigma=0.02, frequencies=2, draws=10),
     SignOPT(eps=0.5, steps=2, samples=10, spread=0.1, draws=10),
+    OnePixel(eps=1, steps=2, population=5),
+    OnePixel(eps=3, steps=2, pixels=3, population=4),
+    Pixle(eps=20, steps=7, tries=3),
+    Pixle(eps=8, steps=5, tries=1, least=1, most=2),
+    ZOO(eps=0.5, steps=3, coordinates=4),
+    Spatial(eps=1.0, steps=4),
+    Spatial(eps=9.0, steps=4, angle=60, shift=0.3),
     AutoAttack(eps=0.1, steps=3, targets=2, queries=5),
     AutoAttack(eps=0.5, norm="l2", steps=2, targets=2, queries=5),
+    AutoAttackPlus(eps=0.1, steps=2, starts=2, targets=2, queries=5),
+    AutoAttackPlus(eps=0.5, norm="l2", steps=2, starts=1, targets=2, queries=5),
+    AutoAttackRand(eps=0.1, steps=3),
+    AutoAttackRand(eps=0.5, norm="l2", steps=3),
     MIFGSM(eps=0.1, steps=3),
     NIFGSM(eps=0.1, steps=3),
     SIFGSM(eps=0.1, steps=3, copies=2),
@@ -112,12 +135,13 @@ CASES = [
     UniformNoise(eps=0.1),
     UniformNoise(eps=0.1, restarts=2),
 ]
-STARTS = (FGSMRandomStart, RFGSM, PGD, PGDL2, APGD, UniformNoise, Square, SquareL2)
+STARTS = (APGDL1, FGSMRandomStart, RFGSM, PGD, PGDL2, APGD, UniformNoise, Square, SquareL2)
 RANDOM = [
     case for case in CASES if isinstance(case, STARTS) and getattr(case, "random_start", True)
 ]
 DECISIONS = (HopSkipJump, Boundary, GeoDA, SignOPT)
 NEAREST = (
+    FAB,
     FABTargeted,
     DeepFool,
     DDN,
@@ -128,9 +152,26 @@ NEAREST = (
     NewtonFool,
     JSMA,
     SimBA,
+    ZOO,
+    OnePixel,
+    Pixle,
+    Spatial,
     *DECISIONS,
 )
-NO_GRADIENT = (Square, SquareL2, NES, SPSA, SimBA, Universal, UniformNoise, *DECISIONS)
+NO_GRADIENT = (
+    Square,
+    SquareL2,
+    NES,
+    SPSA,
+    SimBA,
+    ZOO,
+    OnePixel,
+    Pixle,
+    Spatial,
+    Universal,
+    UniformNoise,
+    *DECISIONS,
+)
 LINF = [case for case in CASES if case.norm == "linf"]
 
 

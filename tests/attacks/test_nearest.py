@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from bezoar.attacks import CWL2, DDN, FMN, LBFGS, DeepFool, FABTargeted, Targeted, Untargeted
+from bezoar.attacks import CWL2, DDN, FAB, FMN, LBFGS, DeepFool, FABTargeted, Targeted, Untargeted
 from bezoar.attacks.engine import Answers, perturb, search, shrink
 from bezoar.geometry import DISTANCES, shorten_l1, shorten_l2, shorten_linf
 from bezoar.seeds import Noise
@@ -23,6 +23,8 @@ ALL = [
     FMN(norm="l1", steps=300),
     CWL2(steps=1800, searches=9, c=0.1),
     LBFGS(steps=10, c=0.1),
+    FAB(steps=20),
+    FAB(norm="l2", steps=20),
     FABTargeted(steps=20),
     FABTargeted(norm="l2", steps=20),
 ]
