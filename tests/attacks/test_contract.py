@@ -31,6 +31,7 @@ from bezoar.attacks import (
     DeepFool,
     FABTargeted,
     FGSMRandomStart,
+    SigmaZero,
     SimBA,
     Square,
     SquareL2,
@@ -68,6 +69,7 @@ CASES = [
     FMN(eps=0.5, norm="l2", steps=6),
     FMN(eps=2.0, norm="l1", steps=6),
     CWL2(eps=0.5, steps=12, searches=3, lr=0.1, c=1.0),
+    SigmaZero(eps=3, steps=6),
     Square(eps=0.1, steps=9, restarts=2),
     SquareL2(eps=0.5, steps=9, restarts=2),
     NES(eps=0.1, steps=2, samples=4),
@@ -88,7 +90,7 @@ STARTS = (FGSMRandomStart, RFGSM, PGD, PGDL2, APGD, UniformNoise, Square, Square
 RANDOM = [
     case for case in CASES if isinstance(case, STARTS) and getattr(case, "random_start", True)
 ]
-NEAREST = (FABTargeted, DeepFool, DDN, FMN, CWL2, SimBA)
+NEAREST = (FABTargeted, DeepFool, DDN, FMN, CWL2, SigmaZero, SimBA)
 NO_GRADIENT = (Square, SquareL2, NES, SPSA, SimBA, UniformNoise)
 LINF = [case for case in CASES if case.norm == "linf"]
 

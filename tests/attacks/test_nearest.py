@@ -7,7 +7,16 @@ import pytest
 import torch
 from torch import nn
 
-from bezoar.attacks import CWL2, DDN, FMN, DeepFool, FABTargeted, Targeted, Untargeted
+from bezoar.attacks import (
+    CWL2,
+    DDN,
+    FMN,
+    DeepFool,
+    FABTargeted,
+    SigmaZero,
+    Targeted,
+    Untargeted,
+)
 from bezoar.attacks.engine import Answers, perturb, search, shrink
 from bezoar.geometry import DISTANCES, shorten_l1, shorten_l2, shorten_linf
 from bezoar.seeds import Noise
@@ -24,6 +33,7 @@ ALL = [
     CWL2(steps=1800, searches=9, c=0.1),
     FABTargeted(steps=20),
     FABTargeted(norm="l2", steps=20),
+    SigmaZero(steps=100),
 ]
 
 
@@ -40,6 +50,13 @@ def cheapest_l1(weight, need, x):
     raise AssertionError("the box holds no such image")
 
 
+def fewest(weight, need, x):
+    """Least number of values that gain ``need`` when they go to the ends of the box."""
+    room = torch.where(weight > 0, 1 - x, x)
+    gains = (weight.abs() * room).sort(descending=True).values.cumsum(dim=0)
+    return int((gains <= need).sum()) + 1
+
+
 @pytest.fixture
 def least(blocks, images):
     """By norm, the exact distance of each image of class 1 to its nearest other class."""
@@ -52,10 +69,14 @@ def least(blocks, images):
         min(cheapest_l1(w, margin[i].item(), flat[i]) for w, margin in pairs)
         for i in range(len(images))
     ]
+    l0 = [
+        min(fewest(w, margin[i].item(), flat[i]) for w, margin in pairs) for i in range(len(images))
+    ]
     return {
         "linf": torch.stack([margin / w.abs().sum() for w, margin in pairs]).amin(dim=0),
         "l2": torch.stack([margin / w.norm() for w, margin in pairs]).amin(dim=0),
         "l1": torch.tensor(l1),
+        "l0": torch.tensor(l0, dtype=torch.float32),
     }
 
 
@@ -79,7 +100,11 @@ def test_the_one_line_call_gives_the_nearest_image_too(attack, blocks, images, l
     assert 1 - 1e-5 <= ratio.min() <= ratio.max() <= 1.05
 
 
-@pytest.mark.parametrize("attack", [DDN(), FMN(), FMN(norm="l2"), CWL2(steps=1800)], ids=repr)
+@pytest.mark.parametrize(
+    "attack",
+    [DDN(), FMN(), FMN(norm="l2"), CWL2(steps=1800), SigmaZero(steps=100)],
+    ids=repr,
+)
 def test_towards_a_class_it_ends_there(attack, blocks, images):
     goal = Targeted(torch.full((8,), 2))
     x_adv = shrink(attack, blocks, images, goal, NOISE).x_adv

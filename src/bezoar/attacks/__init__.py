@@ -24,6 +24,7 @@ from bezoar.attacks.pgd_l2 import PGDL2
 from bezoar.attacks.protocol import Attack, Goal, Targeted, Untargeted
 from bezoar.attacks.r_fgsm import RFGSM
 from bezoar.attacks.si_fgsm import SIFGSM
+from bezoar.attacks.sigma_zero import SigmaZero
 from bezoar.attacks.simba import SimBA
 from bezoar.attacks.spsa import SPSA
 from bezoar.attacks.square import Square
@@ -46,6 +47,7 @@ ATTACKS: Mapping[str, type[Attack]] = MappingProxyType(
         "ddn": DDN,
         "fmn": FMN,
         "cw-l2": CWL2,
+        "sigma-zero": SigmaZero,
         "square": Square,
         "square-l2": SquareL2,
         "nes": NES,
@@ -88,6 +90,7 @@ __all__ = [
     "FABTargeted",
     "FGSMRandomStart",
     "Goal",
+    "SigmaZero",
     "SimBA",
     "Square",
     "SquareL2",
