@@ -68,6 +68,7 @@ CASES = [
     FMN(eps=0.1, steps=6),
     FMN(eps=0.5, norm="l2", steps=6),
     FMN(eps=2.0, norm="l1", steps=6),
+    FMN(eps=3, norm="l0", steps=6),
     CWL2(eps=0.5, steps=12, searches=3, lr=0.1, c=1.0),
     SigmaZero(eps=3, steps=6),
     Square(eps=0.1, steps=9, restarts=2),

@@ -18,7 +18,7 @@ from bezoar.attacks import (
     Untargeted,
 )
 from bezoar.attacks.engine import Answers, perturb, search, shrink
-from bezoar.geometry import DISTANCES, shorten_l1, shorten_l2, shorten_linf
+from bezoar.geometry import DISTANCES, norms_l0, shorten_l0, shorten_l1, shorten_l2, shorten_linf
 from bezoar.seeds import Noise
 
 ONES = Untargeted(torch.ones(8, dtype=torch.int64))
@@ -30,6 +30,7 @@ ALL = [
     FMN(norm="linf"),
     FMN(norm="l2"),
     FMN(norm="l1", steps=300),
+    FMN(norm="l0"),
     CWL2(steps=1800, searches=9, c=0.1),
     FABTargeted(steps=20),
     FABTargeted(norm="l2", steps=20),
@@ -102,7 +103,7 @@ def test_the_one_line_call_gives_the_nearest_image_too(attack, blocks, images, l
 
 @pytest.mark.parametrize(
     "attack",
-    [DDN(), FMN(), FMN(norm="l2"), CWL2(steps=1800), SigmaZero(steps=100)],
+    [DDN(), FMN(), FMN(norm="l2"), FMN(norm="l0"), CWL2(steps=1800), SigmaZero(steps=100)],
     ids=repr,
 )
 def test_towards_a_class_it_ends_there(attack, blocks, images):
@@ -122,6 +123,20 @@ def test_deepfool_needs_one_step_where_the_border_is_a_plane(blocks, images):
     # The classes are chosen once; each step is a forward pass and one backward pass a class.
     assert found.forward.tolist() == [3] * 8
     assert found.backward.tolist() == [6] * 8
+
+
+def test_in_l0_the_ball_is_whole_and_never_rests(blocks, images):
+    attack = FMN(norm="l0", steps=20)
+    oracle = Answers(blocks, attack, images, ONES, nearest=True)
+    states = [attack.start(images, oracle, NOISE)]
+    for _ in range(20):
+        states.append(attack.step(states[-1], oracle))
+    radius = torch.stack([state.radius for state in states])
+    assert (radius[1] == 1).all()
+    assert torch.equal(radius, radius.round())
+    assert (radius.diff(dim=0).abs() >= 1).all()
+    for state in states:
+        assert (norms_l0(state.x_adv - images) <= state.radius).all()
 
 
 class TestShrink:
@@ -208,6 +223,20 @@ class TestShorten:
             assert (
                 DISTANCES["l2"](between, self.CHANGE) >= DISTANCES["l2"](found, self.CHANGE) - 1e-5
             ).all()
+
+    @pytest.mark.parametrize("count", [0, 1, 5, 24, 99])
+    def test_l0_keeps_so_many_of_the_largest(self, count):
+        found = shorten_l0(self.CHANGE, torch.full((20, 1, 1, 1), float(count)))
+        kept = found != 0
+        assert (norms_l0(found) == min(count, 24)).all()
+        assert torch.equal(found[kept], self.CHANGE[kept])
+        size = self.CHANGE.abs()
+        smallest_kept = torch.where(kept, size, torch.inf).flatten(1).amin(dim=1)
+        assert (torch.where(kept, 0, size).flatten(1).amax(dim=1) <= smallest_kept).all()
+
+    def test_l0_keeps_the_first_of_equals(self):
+        found = shorten_l0(torch.ones(1, 1, 2, 2), torch.full((1, 1, 1, 1), 3.0))
+        assert found.flatten().tolist() == [1.0, 1.0, 1.0, 0.0]
 
     def test_l1_keeps_the_largest_entries(self):
         change = torch.tensor([3.0, -2.0, 0.5, 1.0]).reshape(1, 1, 2, 2)
