@@ -10,6 +10,7 @@ from torch import nn
 from bezoar.attacks import (
     CWL2,
     DDN,
+    EAD,
     FMN,
     DeepFool,
     FABTargeted,
@@ -35,6 +36,7 @@ ALL = [
     FABTargeted(steps=20),
     FABTargeted(norm="l2", steps=20),
     SigmaZero(steps=100),
+    EAD(steps=900, beta=0.01, c=0.1),
 ]
 
 
@@ -103,7 +105,15 @@ def test_the_one_line_call_gives_the_nearest_image_too(attack, blocks, images, l
 
 @pytest.mark.parametrize(
     "attack",
-    [DDN(), FMN(), FMN(norm="l2"), FMN(norm="l0"), CWL2(steps=1800), SigmaZero(steps=100)],
+    [
+        DDN(),
+        FMN(),
+        FMN(norm="l2"),
+        FMN(norm="l0"),
+        CWL2(steps=1800),
+        SigmaZero(steps=100),
+        EAD(steps=900),
+    ],
     ids=repr,
 )
 def test_towards_a_class_it_ends_there(attack, blocks, images):

@@ -11,6 +11,7 @@ from bezoar.attacks.cw_l2 import CWL2
 from bezoar.attacks.ddn import DDN
 from bezoar.attacks.deepfool import DeepFool
 from bezoar.attacks.di_fgsm import DIFGSM
+from bezoar.attacks.ead import EAD
 from bezoar.attacks.fab_targeted import FABTargeted
 from bezoar.attacks.fgsm import FGSM
 from bezoar.attacks.fgsm_rs import FGSMRandomStart
@@ -47,6 +48,7 @@ ATTACKS: Mapping[str, type[Attack]] = MappingProxyType(
         "ddn": DDN,
         "fmn": FMN,
         "cw-l2": CWL2,
+        "ead": EAD,
         "sigma-zero": SigmaZero,
         "square": Square,
         "square-l2": SquareL2,
@@ -71,6 +73,7 @@ __all__ = [
     "CWL2",
     "DDN",
     "DIFGSM",
+    "EAD",
     "FGSM",
     "FMN",
     "MIFGSM",
