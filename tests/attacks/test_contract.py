@@ -29,6 +29,7 @@ from bezoar.attacks import (
     VMIFGSM,
     APGDTargeted,
     AutoAttack,
+    CWLinf,
     DeepFool,
     FABTargeted,
     FGSMRandomStart,
@@ -71,6 +72,7 @@ CASES = [
     FMN(eps=2.0, norm="l1", steps=6),
     FMN(eps=3, norm="l0", steps=6),
     CWL2(eps=0.5, steps=12, searches=3, lr=0.1, c=1.0),
+    CWLinf(eps=0.1, steps=12, iterations=4, lr=0.1, c=1.0),
     EAD(eps=2.0, steps=12, searches=3, lr=0.1, c=1.0),
     SigmaZero(eps=3, steps=6),
     Square(eps=0.1, steps=9, restarts=2),
@@ -93,7 +95,7 @@ STARTS = (FGSMRandomStart, RFGSM, PGD, PGDL2, APGD, UniformNoise, Square, Square
 RANDOM = [
     case for case in CASES if isinstance(case, STARTS) and getattr(case, "random_start", True)
 ]
-NEAREST = (FABTargeted, DeepFool, DDN, FMN, CWL2, EAD, SigmaZero, SimBA)
+NEAREST = (FABTargeted, DeepFool, DDN, FMN, CWL2, CWLinf, EAD, SigmaZero, SimBA)
 NO_GRADIENT = (Square, SquareL2, NES, SPSA, SimBA, UniformNoise)
 LINF = [case for case in CASES if case.norm == "linf"]
 

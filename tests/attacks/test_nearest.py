@@ -12,6 +12,7 @@ from bezoar.attacks import (
     DDN,
     EAD,
     FMN,
+    CWLinf,
     DeepFool,
     FABTargeted,
     SigmaZero,
@@ -38,6 +39,8 @@ ALL = [
     SigmaZero(steps=100),
     EAD(steps=900, beta=0.01, c=0.1),
 ]
+# Weaker: what it may change freely shrinks by tenths, so the last tenth is left to chance.
+WEAKER = [CWLinf(steps=500, iterations=50)]
 
 
 def cheapest_l1(weight, need, x):
@@ -83,17 +86,17 @@ def least(blocks, images):
     }
 
 
-@pytest.mark.parametrize("attack", ALL, ids=repr)
-def test_is_within_5_percent_of_the_nearest_image_of_an_affine_classifier(
-    attack, blocks, images, least
-):
+@pytest.mark.parametrize(
+    ("attack", "bound"), [(a, 1.05) for a in ALL] + [(a, 1.25) for a in WEAKER], ids=repr
+)
+def test_is_near_the_nearest_image_of_an_affine_classifier(attack, bound, blocks, images, least):
     run = shrink if attack.refines else search
     x_adv = run(attack, blocks, images, ONES, NOISE).x_adv
     assert (blocks(x_adv).argmax(dim=1) != 1).all()
     assert ((x_adv >= 0) & (x_adv <= 1)).all()
     ratio = DISTANCES[attack.norm](x_adv, images) / least[attack.norm]
     assert ratio.min() >= 1 - 1e-5
-    assert ratio.max() <= 1.05
+    assert ratio.max() <= bound
 
 
 @pytest.mark.parametrize("attack", ALL, ids=repr)
@@ -113,6 +116,7 @@ def test_the_one_line_call_gives_the_nearest_image_too(attack, blocks, images, l
         CWL2(steps=1800),
         SigmaZero(steps=100),
         EAD(steps=900),
+        CWLinf(steps=500),
     ],
     ids=repr,
 )
@@ -201,8 +205,12 @@ class TestShrink:
         assert (shrink(attack, blocks, images, ONES, NOISE).forward > one.forward).all()
 
 
-@pytest.mark.parametrize("attack", ALL, ids=repr)
-@pytest.mark.parametrize("share", [0.9, 1.1])
+@pytest.mark.parametrize(
+    ("attack", "share"),
+    [(a, share) for a in ALL for share in (0.9, 1.1)]
+    + [(a, share) for a in WEAKER for share in (0.9, 1.3)],
+    ids=repr,
+)
 def test_in_a_ball_it_finds_what_lies_in_it(attack, share, blocks, images, least):
     eps = share * least[attack.norm][3].item()
     found = search(replace(attack, eps=eps), blocks, images, ONES, NOISE)

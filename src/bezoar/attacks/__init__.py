@@ -8,6 +8,7 @@ from bezoar.attacks.apgd_targeted import APGDTargeted
 from bezoar.attacks.autoattack import AutoAttack
 from bezoar.attacks.bim import BIM
 from bezoar.attacks.cw_l2 import CWL2
+from bezoar.attacks.cw_linf import CWLinf
 from bezoar.attacks.ddn import DDN
 from bezoar.attacks.deepfool import DeepFool
 from bezoar.attacks.di_fgsm import DIFGSM
@@ -48,6 +49,7 @@ ATTACKS: Mapping[str, type[Attack]] = MappingProxyType(
         "ddn": DDN,
         "fmn": FMN,
         "cw-l2": CWL2,
+        "cw-linf": CWLinf,
         "ead": EAD,
         "sigma-zero": SigmaZero,
         "square": Square,
@@ -89,6 +91,7 @@ __all__ = [
     "APGDTargeted",
     "Attack",
     "AutoAttack",
+    "CWLinf",
     "DeepFool",
     "FABTargeted",
     "FGSMRandomStart",
