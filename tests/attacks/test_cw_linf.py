@@ -13,32 +13,32 @@ ONES = Untargeted(torch.ones(8, dtype=torch.int64))
 NOISE = Noise.first(0, "tests", np.arange(8))
 
 
-def minimised(model, image, label, w, *, c, tau, steps, lr):
+def minimised(model, image, label, start, *, c, tau, steps, lr):
     """Adam with one c and tau: the points it asks about, and whether the last one is a solution."""
-    w = w.clone().requires_grad_()
-    adam = torch.optim.Adam([w], lr=lr)
+    x_adv = start.clone().requires_grad_()
+    adam = torch.optim.Adam([x_adv], lr=lr)
     points = []
     for step in range(steps + 1):
-        x_adv = (torch.tanh(w) + 1) / 2
         change = x_adv - image
         logits = model(x_adv)[0]
         lead = logits[label] - torch.cat([logits[:label], logits[label + 1 :]]).max()
         if (lead < 0 and change.abs().max() <= tau) or step == steps:
             break
-        points.append(x_adv.detach())
+        points.append(x_adv.detach().clone())
         adam.zero_grad()
         (c * lead.clamp(min=0) + (change.abs() - tau).clamp(min=0).sum()).backward()
         adam.step()
+        x_adv.data.clamp_(0, 1)
     solved = bool(lead < 0 and change.abs().max() <= tau)
-    return points, w.detach(), change.abs().max().item(), solved
+    return points, x_adv.detach(), change.abs().max().item(), solved
 
 
 def alone(model, image, label, *, steps, iterations, c, lr):
     """Section VI.C on one image, for so many steps."""
-    w, tau, points = torch.atanh((2 * image - 1) * (1 - 1e-6)), 1.0, []
+    x_adv, tau, points = image, 1.0, []
     while len(points) < steps:
-        asked, w, largest, solved = minimised(
-            model, image, label, w, c=c, tau=tau, steps=iterations, lr=lr
+        asked, x_adv, largest, solved = minimised(
+            model, image, label, x_adv, c=c, tau=tau, steps=iterations, lr=lr
         )
         points += asked
         tau, c = (0.9 * largest, c) if solved else (tau, 2 * c)

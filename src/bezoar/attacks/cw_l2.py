@@ -84,7 +84,7 @@ class CWL2(Attack):
         zero = torch.zeros_like(x)
         number = x.new_zeros(len(x), 1, 1, 1)
         return Search(
-            w=variable_of(x),
+            w=_inverse(x),
             x=x,
             mean=zero,
             square=zero,
@@ -97,7 +97,7 @@ class CWL2(Attack):
 
     def step(self, state: Search, oracle: Oracle) -> Search:
         s = self._next_search(state)
-        x_adv = image_of(s.w)
+        x_adv = _image(s.w)
         lead, gradient = oracle.gradient(x_adv, margin)
         active = wide(lead < self.kappa)
         fooled = s.fooled | wide(oracle.fooled)
@@ -113,7 +113,7 @@ class CWL2(Attack):
         )
 
     def best(self, state: Search) -> Tensor:
-        return image_of(state.w)
+        return _image(state.w)
 
     @property
     def _iterations(self) -> int:
@@ -124,7 +124,7 @@ class CWL2(Attack):
         ended = wide((s.age > 0) & (s.age % self._iterations == 0))
         c, low, high = next_weight(s.c, s.low, s.high, s.fooled, ended)
         return s._replace(
-            w=torch.where(ended, variable_of(s.x), s.w),
+            w=torch.where(ended, _inverse(s.x), s.w),
             mean=torch.where(ended, 0, s.mean),
             square=torch.where(ended, 0, s.square),
             c=c,
@@ -134,9 +134,9 @@ class CWL2(Attack):
         )
 
 
-def image_of(w: Tensor) -> Tensor:
+def _image(w: Tensor) -> Tensor:
     return (torch.tanh(w) + 1) / 2
 
 
-def variable_of(x: Tensor) -> Tensor:
+def _inverse(x: Tensor) -> Tensor:
     return torch.atanh((2 * x - 1) * EDGE)

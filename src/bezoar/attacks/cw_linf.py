@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from bezoar import checks
-from bezoar.attacks.cw_l2 import DECAYS, image_of, variable_of
+from bezoar.attacks.cw_l2 import DECAYS
 from bezoar.attacks.losses import margin
 from bezoar.attacks.protocol import Attack, Oracle
 from bezoar.geometry import norms_linf, wide
@@ -21,7 +21,7 @@ class Tightening(NamedTuple):
     """State of every image; images ``(N, C, H, W)``, numbers ``(N, 1, 1, 1)`` but ``age``.
 
     Attributes:
-        w: the variable; the image is (tanh w + 1) / 2.
+        x_adv: where each image is.
         x: the clean image.
         mean, square: moments of Adam.
         c: weight of the loss.
@@ -29,7 +29,7 @@ class Tightening(NamedTuple):
         age: steps taken with this c and tau, ``(N,)``.
     """
 
-    w: Tensor
+    x_adv: Tensor
     x: Tensor
     mean: Tensor
     square: Tensor
@@ -43,13 +43,14 @@ class CWLinf(Attack):
     r"""Penalise all that a change has beyond tau, and tighten tau while the image still fools.
 
     .. math::
-        \min_w\; c\,\max\bigl(z_y - \max_{j \ne y} z_j, 0\bigr) + \sum_i (|\delta_i| - \tau)^+,
-        \qquad x + \delta = \tfrac12(\tanh w + 1)
+        \min_\delta\; c\,\max\bigl(z_y - \max_{j \ne y} z_j, 0\bigr)
+            + \sum_i (|\delta_i| - \tau)^+
 
-    by Adam. Once the image fools and no change is beyond tau, tau becomes 0.9 of the largest
-    change; where ``iterations`` steps do not lead there, c is doubled. Both go on from where the
-    image is. Paper: arXiv:1608.04644, section VI.C. Cost: ``steps`` forward and backward passes an
-    image and one forward pass.
+    by Adam, cut to the box after each step. Once the image fools and no change is beyond tau, tau
+    becomes 0.9 of the largest change; where ``iterations`` steps do not lead there, c is doubled.
+    Both go on from where the image is. Paper: arXiv:1608.04644, section VI.C, with the first of the
+    three ways into the box of section V.B. Cost: ``steps`` forward and backward passes an image and
+    one forward pass.
 
     Args:
         eps: radius of what counts as found, in pixel units; infinite by default.
@@ -78,12 +79,11 @@ class CWLinf(Attack):
     def start(self, x: Tensor, oracle: Oracle, noise: Noise) -> Tightening:
         zero, number = torch.zeros_like(x), x.new_zeros(len(x), 1, 1, 1)
         age = torch.zeros(len(x), dtype=torch.int64, device=x.device)
-        return Tightening(variable_of(x), x, zero, zero, number + self.c, number + 1, age)
+        return Tightening(x, x, zero, zero, number + self.c, number + 1, age)
 
     def step(self, state: Tightening, oracle: Oracle) -> Tightening:
-        x_adv = image_of(state.w)
-        lead, gradient = oracle.gradient(x_adv, margin)
-        fooled, change = wide(lead > 0), x_adv - state.x
+        lead, gradient = oracle.gradient(state.x_adv, margin)
+        fooled, change = wide(lead > 0), state.x_adv - state.x
         largest = norms_linf(change)
         solved = fooled & (largest <= state.tau)
         tried = ~solved & wide(state.age >= self.iterations)
@@ -93,14 +93,14 @@ class CWLinf(Attack):
         age = torch.where(fresh.flatten(), 0, state.age)
 
         beyond = change.sign() * (change.abs() > tau)
-        of_image = beyond - torch.where(fooled, 0, c * gradient)
-        of_w = of_image * 2 * x_adv * (1 - x_adv)  # (tanh w)' / 2
+        slope = beyond - torch.where(fooled, 0, c * gradient)
         first, second = DECAYS
-        mean = first * torch.where(fresh, 0, state.mean) + (1 - first) * of_w
-        square = second * torch.where(fresh, 0, state.square) + (1 - second) * of_w.square()
-        k = wide(age + 1).to(x_adv)
-        slope = (mean / (1 - first**k)) / ((square / (1 - second**k)).sqrt() + 1e-8)
-        return Tightening(state.w - self.lr * slope, state.x, mean, square, c, tau, age + 1)
+        mean = first * torch.where(fresh, 0, state.mean) + (1 - first) * slope
+        square = second * torch.where(fresh, 0, state.square) + (1 - second) * slope.square()
+        k = wide(age + 1).to(change)
+        along = (mean / (1 - first**k)) / ((square / (1 - second**k)).sqrt() + 1e-8)
+        x_adv = (state.x_adv - self.lr * along).clamp(0, 1)
+        return Tightening(x_adv, state.x, mean, square, c, tau, age + 1)
 
     def best(self, state: Tightening) -> Tensor:
-        return image_of(state.w)
+        return state.x_adv
