@@ -123,7 +123,7 @@ def _steps(radii: Radii, n: int) -> Iterator[Cell]:
         "foolbox": of_foolbox("LinfPGD", eps, abs_stepsize=step, steps=40),
         "torchattacks": of_torchattacks("PGD", eps=eps, alpha=step, steps=40),
         "art": _art_pgd(INF, eps, step),
-        "adv-lib": of_advlib("pgd_linf", **{"ε": eps}, absolute_step_size=step, steps=40),
+        "adv-lib": of_advlib("pgd_linf", ε=eps, absolute_step_size=step, steps=40),
     }
     yield Cell(attacks.PGD(eps=eps), projected, n)
     eps, step = radii.l2, 2.5 * radii.l2 / 40
@@ -240,7 +240,7 @@ def _nearest(n: int, slow: int) -> Iterator[Cell]:
         start = 10.0 if norm == "linf" else 1.0  # arXiv:2102.12827 takes 10 for Linf
         peers = {
             "foolbox": of_foolbox(theirs, max_stepsize=start),
-            "adv-lib": of_advlib("fmn", norm=size, steps=100, **{"α_init": start}),
+            "adv-lib": of_advlib("fmn", norm=size, steps=100, α_init=start),
         }
         yield Cell(attacks.FMN(norm=norm, step_size=start), peers, n)
     short = {"binary_search_steps": 9, "initial_const": 1e-3}

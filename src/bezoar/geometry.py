@@ -122,6 +122,11 @@ def norms_linf(change: Tensor) -> Tensor:
     return wide(change.abs().flatten(1).amax(dim=1))
 
 
+def norms_l0(change: Tensor) -> Tensor:
+    """Number of values that are not zero in each image's change, ``(N, 1, 1, 1)``."""
+    return wide((change != 0).flatten(1).sum(dim=1).to(change.dtype))
+
+
 def shorten_linf(change: Tensor, radius: Tensor) -> Tensor:
     """Nearest change of Linf norm at most ``radius``, ``(N, 1, 1, 1)``."""
     return torch.minimum(torch.maximum(change, -radius), radius)
@@ -145,6 +150,16 @@ def shorten_l1(change: Tensor, radius: Tensor) -> Tensor:
     kept = (ordered * count > over).sum(dim=1, keepdim=True).clamp(min=1)
     by = (over.gather(1, kept - 1) / kept).clamp(min=0)
     return (change.flatten(1).sign() * (size - by).clamp(min=0)).reshape(change.shape)
+
+
+def shorten_l0(change: Tensor, radius: Tensor) -> Tensor:
+    """Nearest change of at most ``radius`` values, ``(N, 1, 1, 1)``: the largest stay.
+
+    Of equal ones the first.
+    """
+    order = change.abs().flatten(1).argsort(dim=1, descending=True, stable=True)
+    rank = order.argsort(dim=1).reshape(change.shape)
+    return torch.where(rank < radius, change, 0)
 
 
 def linf_distance(x_adv: Tensor, x: Tensor) -> Tensor:

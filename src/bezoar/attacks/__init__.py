@@ -14,9 +14,11 @@ from bezoar.attacks.bim import BIM
 from bezoar.attacks.boundary import Boundary
 from bezoar.attacks.brendel_bethge import BrendelBethge
 from bezoar.attacks.cw_l2 import CWL2
+from bezoar.attacks.cw_linf import CWLinf
 from bezoar.attacks.ddn import DDN
 from bezoar.attacks.deepfool import DeepFool
 from bezoar.attacks.di_fgsm import DIFGSM
+from bezoar.attacks.ead import EAD
 from bezoar.attacks.fab import FAB
 from bezoar.attacks.fab_targeted import FABTargeted
 from bezoar.attacks.fgsm import FGSM
@@ -38,6 +40,7 @@ from bezoar.attacks.pixle import Pixle
 from bezoar.attacks.protocol import Attack, Fitted, Goal, Targeted, Untargeted
 from bezoar.attacks.r_fgsm import RFGSM
 from bezoar.attacks.si_fgsm import SIFGSM
+from bezoar.attacks.sigma_zero import SigmaZero
 from bezoar.attacks.sign_opt import SignOPT
 from bezoar.attacks.simba import SimBA
 from bezoar.attacks.spatial import Spatial
@@ -70,6 +73,9 @@ ATTACKS: Mapping[str, type[Attack]] = MappingProxyType(
         "brendel-bethge": BrendelBethge,
         "newtonfool": NewtonFool,
         "jsma": JSMA,
+        "cw-linf": CWLinf,
+        "ead": EAD,
+        "sigma-zero": SigmaZero,
         "square": Square,
         "square-l2": SquareL2,
         "nes": NES,
@@ -106,6 +112,7 @@ __all__ = [
     "CWL2",
     "DDN",
     "DIFGSM",
+    "EAD",
     "FAB",
     "FGSM",
     "FMN",
@@ -130,6 +137,7 @@ __all__ = [
     "AutoAttackRand",
     "Boundary",
     "BrendelBethge",
+    "CWLinf",
     "DeepFool",
     "FABTargeted",
     "FGSMRandomStart",
@@ -140,6 +148,7 @@ __all__ = [
     "NewtonFool",
     "OnePixel",
     "Pixle",
+    "SigmaZero",
     "SignOPT",
     "SimBA",
     "Spatial",

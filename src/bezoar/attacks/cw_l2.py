@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from bezoar import checks
+from bezoar.attacks.balance import next_weight
 from bezoar.attacks.losses import margin
 from bezoar.attacks.protocol import Attack, Oracle
 from bezoar.geometry import wide
@@ -121,14 +122,12 @@ class CWL2(Attack):
     def _next_search(self, s: Search) -> Search:
         """Where a search has ended, the next c, from the clean image again."""
         ended = wide((s.age > 0) & (s.age % self._iterations == 0))
-        high = torch.where(ended & s.fooled, torch.minimum(s.high, s.c), s.high)
-        low = torch.where(ended & ~s.fooled, torch.maximum(s.low, s.c), s.low)
-        c = torch.where(high < torch.inf, (low + high) / 2, s.c * 10)
+        c, low, high = next_weight(s.c, s.low, s.high, s.fooled, ended)
         return s._replace(
             w=torch.where(ended, _inverse(s.x), s.w),
             mean=torch.where(ended, 0, s.mean),
             square=torch.where(ended, 0, s.square),
-            c=torch.where(ended, c, s.c),
+            c=c,
             low=low,
             high=high,
             fooled=s.fooled & ~ended,

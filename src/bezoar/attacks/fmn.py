@@ -1,4 +1,4 @@
-"""FMN: fast minimum-norm attacks, one method for L1, L2 and Linf."""
+"""FMN: fast minimum-norm attacks, one method for L0, L1, L2 and Linf."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -14,9 +14,11 @@ from bezoar.attacks.losses import margin
 from bezoar.attacks.protocol import Attack, Oracle
 from bezoar.geometry import (
     direction_l2,
+    norms_l0,
     norms_l1,
     norms_l2,
     norms_linf,
+    shorten_l0,
     shorten_l1,
     shorten_l2,
     shorten_linf,
@@ -27,12 +29,14 @@ from bezoar.seeds import Noise
 Norm = Callable[[Tensor], Tensor]
 Shorten = Callable[[Tensor, Tensor], Tensor]
 
-# By norm: itself, its dual, the projection onto its ball.
-NORMS: Mapping[str, tuple[Norm, Norm, Shorten]] = MappingProxyType(
+# By norm: itself, its dual, the projection onto its ball. L0 is no norm and has no dual: its ball
+# grows and shrinks by whole values, and no radius is guessed from the gradient.
+NORMS: Mapping[str, tuple[Norm, Norm | None, Shorten]] = MappingProxyType(
     {
         "linf": (norms_linf, norms_l1, shorten_linf),
         "l2": (norms_l2, norms_l2, shorten_l2),
         "l1": (norms_l1, norms_linf, shorten_l1),
+        "l0": (norms_l0, None, shorten_l0),
     }
 )
 
@@ -61,13 +65,15 @@ class FMN(Attack):
         + \alpha_k \frac{\nabla L}{\lVert\nabla L\rVert_2}\Bigr)
 
     with L the margin, q dual to p, :math:`\delta^*` the smallest change that fooled, and cosine
-    schedules of alpha from ``step_size`` and of gamma from ``gamma``, both to nearly 0. Entries of
-    the gradient that lead out of the box are left out. Paper: arXiv:2102.12827, algorithm 1. Cost:
+    schedules of alpha from ``step_size`` and of gamma from ``gamma``, both to nearly 0. In L0 the
+    ball holds whole numbers of values: it begins with one, also grows by :math:`\gamma_k` while
+    nothing has fooled yet, is rounded down, and always changes by at least one. Entries of the
+    gradient that lead out of the box are left out. Paper: arXiv:2102.12827, algorithm 1. Cost:
     ``steps`` forward and backward passes an image and one forward pass.
 
     Args:
         eps: radius of what counts as found, in the norm; infinite by default.
-        norm: ``linf``, ``l2`` or ``l1``.
+        norm: ``linf``, ``l2``, ``l1`` or ``l0``, the number of changed values.
         steps: number of steps.
         step_size: first length alpha of a step, in L2.
         gamma: first share by which the ball shrinks or grows.
@@ -89,9 +95,9 @@ class FMN(Attack):
         checks.in_range("gamma", self.gamma, 0, 1)
 
     def start(self, x: Tensor, oracle: Oracle, noise: Noise) -> Shrinking:
-        never = x.new_full((len(x), 1, 1, 1), torch.inf)
+        nothing = x.new_zeros(len(x), 1, 1, 1)
         age = torch.zeros(len(x), dtype=torch.int64, device=x.device)
-        return Shrinking(x, x, never, never, age)
+        return Shrinking(x, x, nothing, nothing + torch.inf, age)
 
     def step(self, state: Shrinking, oracle: Oracle) -> Shrinking:
         norms, dual, shorten = NORMS[self.norm]
@@ -107,10 +113,16 @@ class FMN(Attack):
         falling = (1 + torch.cos(math.pi * state.age / self.steps)) / 2
         gamma = wide(0.001 * self.gamma + 0.999 * self.gamma * falling).to(value)
         alpha = wide(1e-5 * self.step_size + (1 - 1e-5) * self.step_size * falling).to(value)
-        # A hair beyond the border, on which rounding would decide.
-        guessed = size + 1.0001 * wide(value.abs()) / dual(gradient).clamp(min=1e-12) + 1e-6
-        grown = torch.where(before, (1 + gamma) * state.radius, guessed)
-        radius = torch.where(fooled, (1 - gamma) * torch.minimum(state.radius, smallest), grown)
+        least = torch.minimum(state.radius, smallest)
+        grown, shrunk = (1 + gamma) * state.radius, (1 - gamma) * least
+        if dual is None:
+            grown = torch.maximum(grown.floor(), state.radius + 1)
+            shrunk = torch.minimum(shrunk.floor(), least - 1).clamp(min=0)
+        else:
+            # A hair beyond the border, on which rounding would decide.
+            guessed = size + 1.0001 * wide(value.abs()) / dual(gradient).clamp(min=1e-12) + 1e-6
+            grown = torch.where(before, grown, guessed)
+        radius = torch.where(fooled, shrunk, grown)
 
         moved = shorten(change + alpha * direction_l2(gradient), radius)
         x_adv = (state.x + moved).clamp(0, 1)
