@@ -334,7 +334,7 @@ def _decisions(n: int, slow: int) -> Iterator[Cell]:
     yield Cell(attacks.SignOPT(), signs, slow)
 
 
-# ------------------------------------------------------------------------------- running and judging
+# ------------------------------------------------------------------------- running and judging
 
 
 def measured(cell: Cell, model: nn.Module, x: Tensor, y: Tensor) -> dict[str, Any]:
@@ -350,7 +350,7 @@ def measured(cell: Cell, model: nn.Module, x: Tensor, y: Tensor) -> dict[str, An
 
 def _judged(run: Peer, ours: Attack, model: nn.Module, x: Tensor, y: Tensor) -> dict[str, Any]:
     torch.manual_seed(SEED)  # the peers draw from the global states
-    np.random.seed(SEED)
+    np.random.seed(SEED)  # noqa: NPY002
     start = time.perf_counter()
     try:
         x_adv = run(model, x.clone(), y.clone())
