@@ -1,0 +1,260 @@
+"""How fast are the attacks, beside the bare passes and beside the peers?
+
+One process, the same networks, images and settings, one warm-up, then the runs in alternating
+order; seconds are medians. Four regimes: every step of every image (``full``), and robust accuracy
+where nearly all images fall, where about half do, and where about 93 % stand. Writes
+results/attacks-speed.json and its page in docs/results/. Let nothing else run beside it.
+
+    python benchmarks/attacks.py
+    python benchmarks/attacks.py --network lenet --attack pgd --threads 1
+
+Metrics: ``ratio:floor``: seconds of the bare forward and input-gradient passes of the prepared
+network over ours; ``ratio:PEER`` and ``ratio:fastest``: the peer's seconds over ours;
+``memory:PEER``: the peer's peak memory over ours, what the process grew by while it ran.
+"""
+
+import argparse
+import ctypes
+import gc
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from networks import FOLDER, NETWORKS, SEED, network
+from peers import (
+    MISSING,
+    Peer,
+    autoattack_of_art,
+    in_turn_torchattacks,
+    of_advlib,
+    of_art,
+    of_foolbox,
+    of_torchattacks,
+    present,
+)
+from torch import Tensor, nn
+
+from bezoar import audit
+from bezoar.attacks import PGD, Attack, AutoAttack, Untargeted
+from bezoar.attacks.engine import perturb, search
+from bezoar.classifier import prepare
+from bezoar.files import read_json, write_json, write_text
+from bezoar.referee import name_of
+from bezoar.report import sheet
+from bezoar.results import Rate
+from bezoar.runs import provenance
+from bezoar.seeds import Noise
+
+NAME = "attacks-speed"
+CELLS = FOLDER / "speed"
+BATCH = 128  # ours, and of the peers that take one
+Run = Callable[[], Tensor]
+
+
+class Regimes(NamedTuple):
+    """Radii in Linf, found on validation images, and how many images are attacked."""
+
+    falls: float
+    half: float
+    stands: float
+    images: int
+    autoattack: int
+
+
+REGIMES = {
+    "lenet": Regimes(0.3, 0.1, 0.02, 1024, 128),
+    "lenet-robust": Regimes(0.5, 0.38, 0.1, 256, 16),
+    "cifar": Regimes(4 / 255, 0.5 / 255, 0.06 / 255, 256, 32),
+}
+
+
+class Case(NamedTuple):
+    """One comparison."""
+
+    regime: str
+    ours: Attack
+    peers: dict[str, Peer]
+    images: int
+
+
+def cases(regimes: Regimes) -> Iterator[Case]:
+    """All comparisons on one network."""
+    half = regimes.half
+    yield Case("full", PGD(eps=half), _pgd(half), regimes.images)
+    for regime in ("falls", "half", "stands"):
+        eps = getattr(regimes, regime)
+        yield Case(regime, PGD(eps=eps), _pgd(eps), regimes.images)
+    steps, queries = 50, 1000
+    long = {"norm": "Linf", "eps": half}
+    standard = {
+        "torchattacks": in_turn_torchattacks(
+            ("APGD", {**long, "steps": steps, "loss": "ce"}),
+            ("APGDT", {**long, "steps": steps}),
+            ("FAB", {**long, "steps": steps, "multi_targeted": True}),
+            ("Square", {**long, "n_queries": queries}),
+        ),
+        "art": autoattack_of_art("linf", half, steps, queries, BATCH),
+    }
+    ours = AutoAttack(eps=half, steps=steps, queries=queries)
+    yield Case("half", ours, standard, regimes.autoattack)
+
+
+def _pgd(eps: float) -> dict[str, Peer]:
+    step = 2.5 * eps / 40
+    long = {"norm": math.inf, "eps": eps, "eps_step": step, "max_iter": 40, "num_random_init": 1}
+    return {
+        "foolbox": of_foolbox("LinfPGD", eps, abs_stepsize=step, steps=40),
+        "torchattacks": of_torchattacks("PGD", eps=eps, alpha=step, steps=40),
+        "art": of_art("ProjectedGradientDescentPyTorch", **long, batch_size=BATCH, verbose=False),
+        "adv-lib": of_advlib("pgd_linf", ε=eps, absolute_step_size=step, steps=40),
+    }
+
+
+def batched(peer: Peer) -> Peer:
+    """A peer as its users call it: batch after batch."""
+
+    def run(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        parts = zip(x.split(BATCH), y.split(BATCH), strict=True)
+        return torch.cat([peer(model, part, of_part) for part, of_part in parts])
+
+    return run
+
+
+def floor(model: nn.Module, x: Tensor, y: Tensor, steps: int) -> Tensor:
+    """The forward and input-gradient passes of an attack and nothing else."""
+    prepared = prepare(model)
+    for part, of_part in zip(x.split(BATCH), y.split(BATCH), strict=True):
+        point = part.clone()
+        for _ in range(steps):
+            point = point.detach().requires_grad_()
+            loss = F.cross_entropy(prepared(point), of_part, reduction="sum")
+            torch.autograd.grad(loss, point)
+    return x
+
+
+def measured(case: Case, model: nn.Module, x: Tensor, y: Tensor, repeats: int) -> dict[str, object]:
+    """Seconds, peak memory and robust images of all contestants."""
+    noise = Noise.first(SEED, "benchmark", np.arange(len(x)))
+
+    def ours() -> Tensor:
+        if case.regime == "full":
+            return perturb(case.ours, prepare(model), x, Untargeted(y), noise, batch=BATCH).x_adv
+        return case.ours(model, x, y, seed=SEED)
+
+    runs: dict[str, Run] = {"": ours}
+    for name, peer in present(case.peers).items():
+        runs[name] = lambda peer=batched(peer): peer(model, x, y)  # type: ignore[misc]
+    if case.regime == "full":
+        runs["floor"] = lambda: floor(model, x, y, case.ours.steps)
+    standing, memory = {}, {}
+    for name, run in runs.items():  # the warm-up
+        torch.manual_seed(SEED)
+        grown, x_adv = _grown(run)
+        memory[name] = grown
+        with torch.no_grad():
+            right = torch.cat([model(part) for part in x_adv.detach().split(BATCH)]).argmax(dim=1)
+        standing[name] = int((right == y).sum())
+        model.eval().requires_grad_(True)
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for repeat in range(repeats):
+        for name in list(runs)[:: 1 if repeat % 2 == 0 else -1]:
+            start = time.perf_counter()
+            runs[name]()
+            seconds[name].append(time.perf_counter() - start)
+            model.eval().requires_grad_(True)
+    run = perturb if case.regime == "full" else search
+    spent = run(case.ours, prepare(model), x, Untargeted(y), noise, batch=BATCH)
+    passes = int((spent.forward + spent.backward).sum())
+    return {
+        "count": len(x),
+        "seconds": seconds,
+        "memory": memory,
+        "standing": standing,
+        "passes": passes / len(x),
+    }
+
+
+def _grown(run: Run) -> tuple[float, Tensor]:
+    """By how many bytes the process grew at most while something ran, and what came out."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # what earlier runs left behind is no part of it
+    status, before = Path("/proc/self/status"), 0.0
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts again
+    before = _kilobytes(status, "VmRSS")
+    found = run()
+    return 1024 * max(_kilobytes(status, "VmHWM") - before, 1), found
+
+
+def _kilobytes(status: Path, name: str) -> float:
+    line = next(line for line in status.read_text().splitlines() if line.startswith(name))
+    return float(line.split()[1])
+
+
+def rows(name: str, case: Case, cell: dict[str, dict[str, object]]) -> list[audit.Row]:
+    """The rows of a case."""
+    label = f"{name} {name_of(case.ours)} {case.regime}"
+    count = cell["count"]
+    seconds = {key: statistics.median(value) for key, value in cell["seconds"].items()}  # type: ignore[arg-type]
+    peers = [key for key in seconds if key not in ("", "floor")]
+    metrics = {"seconds": seconds[""], "passes": cell["passes"]}
+    metrics |= {f"seconds:{key}": value for key, value in seconds.items() if key}
+    metrics |= {f"ratio:{key}": value / seconds[""] for key, value in seconds.items() if key}
+    metrics["ratio:fastest"] = min(seconds[key] for key in peers) / seconds[""]
+    memory = cell["memory"]
+    metrics["memory"] = memory[""]
+    metrics |= {f"memory:{key}": memory[key] / memory[""] for key in peers}  # type: ignore[operator]
+    made = [audit.number_row(label, SEED, key, float(v)) for key, v in metrics.items()]  # type: ignore[arg-type]
+    for key in ["", *peers]:
+        rate = Rate(int(cell["standing"][key]), int(count))  # type: ignore[call-overload]
+        metric = f"robust{':' if key else ''}{key}@{case.ours.eps:.3g}"
+        made.append(audit.rate_row(label, SEED, metric, rate))
+    return made
+
+
+def main() -> None:
+    """Measure, and write the results."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--network", choices=list(NETWORKS), action="append")
+    parser.add_argument("--attack", action="append", help="only attacks whose name starts so")
+    parser.add_argument("--data-root", type=Path, help="folder of the data sets")
+    parser.add_argument("--threads", type=int, default=2, help="of torch")
+    parser.add_argument("--repeats", type=int, default=5, help="timed runs of each contestant")
+    parser.add_argument("--again", action="store_true", help="measure also what is there already")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    table: list[audit.Row] = []
+    for name in arguments.network or list(NETWORKS):
+        model, whole = network(name, arguments.data_root)
+        for case in cases(REGIMES[name]):
+            if not any(name_of(case.ours).startswith(a) for a in arguments.attack or [""]):
+                continue
+            path = CELLS / f"{name}-{name_of(case.ours)}-{case.regime}.json"
+            if arguments.again or not path.exists():
+                x, y = whole.test.batch(slice(case.images))
+                path.parent.mkdir(parents=True, exist_ok=True)
+                repeats = arguments.repeats if case.images >= 256 else min(3, arguments.repeats)
+                write_json(path, measured(case, model, x, y, repeats))
+            made = rows(name, case, read_json(path))
+            table += made
+            shown = "  ".join(
+                f"{row['metric']} {row['value']:.3g}"
+                for row in made
+                if row["metric"].startswith(("ratio", "memory:", "robust", "passes"))
+            )
+            print(f"{made[0]['case']}: {shown}", flush=True)
+    if not arguments.network and not arguments.attack:
+        found = audit.results(provenance("python benchmarks/attacks.py"), table, {})
+        write_json(Path("results") / f"{NAME}.json", found)
+        write_text(Path("docs/results") / f"{NAME}.md", sheet.page(found, NAME))
+    if MISSING:
+        print(f"peers that are not installed: {', '.join(MISSING)}")
+
+
+if __name__ == "__main__":
+    main()
