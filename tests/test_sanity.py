@@ -238,8 +238,7 @@ def test_what_was_found_about_the_classifier_is_passed_on():
 def test_a_warning_gives_the_numbers_that_raise_it():
     (found,) = warnings([measured(fooled=range(300)), pgd(fooled=range(900))], classes=10)
     text = (
-        "fgsm@0.1 leaves 70.0%, pgd40@0.1 leaves 10.0%: fitted to the one-step attack; "
-        "trust the lower number"
+        "fgsm@0.1 leaves 70.0%, pgd40@0.1 leaves 10.0%: one step is misled; trust the lower number"
     )
     assert found == Warning("masked-gradients", text)
     assert found.as_dict() == {"kind": "masked-gradients", "text": text}

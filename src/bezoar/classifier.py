@@ -260,10 +260,10 @@ def neighbours_matter(classifier: nn.Module, x: Tensor) -> bool:
     return neighbour_change(classifier, x) > NEIGHBOURS and not outputs_random(classifier, x)
 
 
-def gives_probabilities(classifier: nn.Module, x: Tensor) -> bool:
-    """Whether the outputs are probabilities, which are no logits: none below 0, their sum 1."""
+def from_probabilities(classifier: nn.Module, x: Tensor) -> float:
+    """How far the outputs are from probabilities, which are no logits: below 0, or from sum 1."""
     outputs = predict(classifier, x)
-    return bool((outputs >= 0).all() and ((outputs.sum(dim=1) - 1).abs() < 1e-4).all())
+    return max((outputs.sum(dim=1) - 1).abs().max().item(), -outputs.min().item())
 
 
 def _change(outputs: Tensor, of: Tensor) -> float:

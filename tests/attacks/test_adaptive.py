@@ -356,10 +356,20 @@ class TestDraws:
         x = torch.full((400, 1, 1, 1), 0.7)
         goal, noise = Untargeted(torch.zeros(400).long()), noise_of(400)
         keys = classifier_keys(Coin(), noise)
-        found = Answers(Coin(), PGD(eps=0), x, goal, keys=keys).decide(x)
-        assert 0.04 < found.float().mean() < 0.16  # 0.3 squared
-        averaged = Answers(Coin(), PGD(eps=0), x, goal, keys=keys, draws=20).decide(x)
-        assert averaged.float().mean() < 0.01
+        once = Answers(Coin(), PGD(eps=0), x, goal, keys=keys).decide(x)
+        assert 0.2 < once.float().mean() < 0.4
+        often = Answers(Coin(), PGD(eps=0), x, goal, keys=keys, draws=20).decide(x)
+        assert often.float().mean() < 0.1
+        found = search(PGD(eps=0, steps=30), Coin(), x, goal, noise, draws=20)  # not one of 30
+        assert (found.first_success >= 0).float().mean() < 0.1
+        nearest = Answers(Coin(), FMN(), x, goal, nearest=True, keys=keys)
+        assert 0.04 < nearest.decide(x).float().mean() < 0.16  # fresh draws agree: 0.3 squared
+
+    @pytest.mark.parametrize("attack", [PGD(eps=0.15, steps=6), Square(eps=0.15, steps=6)])
+    def test_no_image_leaves_a_random_classifier_before_the_last_step(self, attack, noisy, images):
+        found = search(attack, noisy, images, ONES, noise_of(8), draws=2)
+        assert found.forward.tolist() == [2 * 7] * 8
+        assert (found.first_success >= 0).any()
 
 
 class TestReferee:

@@ -9,8 +9,9 @@ distance to the border wants.
 A random classifier gets fresh noise in every pass, which follows from the image's own noise and
 the number of its pass, and is asked ``draws`` times where another one is asked once (EOT,
 arXiv:1802.00420, section 4.2): losses and gradients are means over the draws, the logits are
-``classifier.averaged``. An image counts as fooled when that is so in fresh draws once more, since
-the best of many points is often the one that was lucky.
+``classifier.averaged``. The first of many points that fools it was often only lucky. So ``search``
+takes all steps there and judges the last point by fresh draws, and ``shrink`` counts a point when
+fresh draws say the same.
 """
 
 from collections import deque
@@ -166,7 +167,7 @@ class Answers:
     def _note(self, x: Tensor, logits: Tensor, *, backward: int) -> None:
         self._ledger.charge(self._draws, backward * self._draws, self._rows)
         self.fooled = self.goal.reached(logits)
-        if self._keys is not None or self._draws > 1:
+        if self._ledger.nearest and (self._keys is not None or self._draws > 1):
             self.fooled = self._confirmed(x)
         if self._rows is None:
             self._ledger.enter(x, self.fooled)
@@ -391,7 +392,8 @@ def search(
 
     The gradient at a point comes with the logits there, so success is seen without extra passes;
     only the last point of a start costs a forward pass of its own. An image that no start fools
-    keeps the last point of its last start.
+    keeps the last point of its last start. From a random classifier none leaves before its last
+    step.
 
     Arguments and units as in ``perturb``. Cost: at most ``restarts * steps`` forward and backward
     and ``restarts`` further forward passes an image.
@@ -494,6 +496,7 @@ class _Search:
         self.attack, self.classifier, self.goal, self.noise = attack, classifier, goal, noise
         self.x, self.batch, self.device = x, batch, device_of(classifier)
         self.keys, self.draws = classifier_keys(classifier, noise), draws
+        self.random = self.keys is not None or draws > 1
         count = len(x)
         self.x_adv = x.cpu().clone()
         self.first_success = torch.full((count,), -1)
@@ -565,6 +568,8 @@ class _Search:
         """Write down what was asked and found; return which images still stand."""
         self.forward[rows] += answers.forward
         self.backward[rows] += answers.backward
+        if self.random:
+            return torch.ones_like(rows, dtype=torch.bool)
         fooled = answers.reached.cpu()
         if fooled.any():
             found = rows[fooled]
