@@ -34,6 +34,13 @@ def test_every_method_has_a_page_that_names_it(method):
     assert "arXiv:" in page
 
 
+def test_every_warning_has_a_paragraph():
+    kinds = re.findall(r'Warning\("([\w-]+)"', (ROOT / "src/bezoar/sanity.py").read_text("utf-8"))
+    assert len(set(kinds)) == 11
+    page = (ROOT / "docs" / "trust.md").read_text("utf-8")
+    assert sorted(set(kinds)) == sorted(re.findall(r"^### `([\w-]+)`$", page, re.M))
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_the_python_of_the_page_runs(page):
     code = python_of(page)
