@@ -20,6 +20,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -149,7 +150,7 @@ def measured(case: Case, model: nn.Module, x: Tensor, y: Tensor, repeats: int) -
 
     runs: dict[str, Run] = {"": ours}
     for name, peer in present(case.peers).items():
-        runs[name] = lambda peer=batched(peer): peer(model, x, y)  # type: ignore[misc]
+        runs[name] = partial(batched(peer), model, x, y)
     if case.regime == "full":
         runs["floor"] = lambda: floor(model, x, y, case.ours.steps)
     standing, memory = {}, {}

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from bezoar import audit
-from bezoar.attacks import FGSM, PGD, UniformNoise
+from bezoar.attacks import FGSM, PGD, Square, UniformNoise
 from bezoar.data.imageset import ImageSet
 from bezoar.referee import Measurement, Stamp
 from bezoar.report import tables
@@ -121,8 +121,8 @@ def test_healthy_is_decided_by_the_interval_not_by_the_value(robust, floor, outc
 
 
 class TestEvasion:
-    def test_one_step_and_many_at_every_radius_and_noise(self):
-        attacks = audit.evasion(0.1, (0.2,), steps=3, restarts=2)
+    def test_one_step_and_many_at_every_radius_what_sees_through_masks_and_noise(self):
+        attacks = audit.evasion(0.1, (0.2,), steps=3, restarts=2, queries=7)
         assert attacks == [
             FGSM(eps=0.05),
             FGSM(eps=0.1),
@@ -131,6 +131,8 @@ class TestEvasion:
             PGD(eps=0.1, steps=3, restarts=2),
             PGD(eps=0.2, steps=3),
             PGD(eps=1.0, steps=3),
+            PGD(eps=0.1, steps=3, loss="margin"),
+            Square(eps=0.1, steps=7),
             UniformNoise(eps=0.1, restarts=10),
         ]
 

@@ -7,6 +7,7 @@ from torch import nn
 from bezoar.classifier import (
     Normalise,
     device_of,
+    from_probabilities,
     frozen,
     neighbours_matter,
     outputs_random,
@@ -261,4 +262,23 @@ class TestDiagnoses:
         assert not outputs_random(model, batch[0])
 
     def test_dropout_left_on_is_found(self, small_convnet, batch):
-        assert outputs_random(nn.Sequential(AlwaysDropping(), small_convnet), batch[0])
+        model = nn.Sequential(AlwaysDropping(), small_convnet)
+        assert outputs_random(model, batch[0])
+        assert not neighbours_matter(model, batch[0])  # nobody can tell
+
+    def test_noise_that_is_the_same_in_most_passes_is_found(self, batch):
+        class Mostly(nn.Module):
+            passes = 0
+
+            def forward(self, x):
+                self.passes += 1
+                return x.flatten(1) + (self.passes == 7)
+
+        assert outputs_random(Mostly(), batch[0])
+
+    def test_probabilities_are_told_from_logits(self, small_convnet, batch):
+        x, _ = batch
+        assert from_probabilities(nn.Sequential(small_convnet, nn.Softmax(dim=1)), x) < 1e-6
+        assert from_probabilities(small_convnet, x) > 0.01
+        assert from_probabilities(nn.Sequential(small_convnet, nn.LogSoftmax(dim=1)), x) > 0.01
+        assert from_probabilities(Constant(1.5, -0.5), x) == 0.5  # of sum 1, but below 0

@@ -9,6 +9,7 @@ import pytest
 
 from bezoar.attacks import ATTACKS
 from bezoar.repairs import REPAIRS
+from bezoar.report.findings import MEANINGS
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "docs" / "quickstart.md"]
@@ -32,6 +33,14 @@ def test_every_method_has_a_page_that_names_it(method):
     page = (ROOT / "docs" / "methods" / f"{method}.md").read_text("utf-8")
     assert page.startswith(f"# `{method}`")
     assert "arXiv:" in page
+
+
+def test_every_warning_has_a_paragraph_and_a_meaning_in_the_report():
+    kinds = re.findall(r'Warning\("([\w-]+)"', (ROOT / "src/bezoar/sanity.py").read_text("utf-8"))
+    assert len(set(kinds)) == 11
+    page = (ROOT / "docs" / "trust.md").read_text("utf-8")
+    assert sorted(set(kinds)) == sorted(re.findall(r"^### `([\w-]+)`$", page, re.M))
+    assert set(kinds) <= set(MEANINGS)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -235,11 +235,32 @@ def test_what_was_found_about_the_classifier_is_passed_on():
     assert kinds(measured(), random_outputs=False, neighbours_matter=False) == []
 
 
+class TestOutputs:
+    @pytest.mark.parametrize(("change", "found"), [(1e-5, []), (2e-4, ["random-outputs"])])
+    def test_that_change_from_pass_to_pass(self, change, found):
+        assert kinds(random_outputs=change) == found
+
+    @pytest.mark.parametrize(("change", "found"), [(1e-4, []), (2e-3, ["neighbours"])])
+    def test_that_change_with_the_neighbours(self, change, found):
+        assert kinds(neighbours_matter=change) == found
+
+    def test_that_are_random_say_nothing_of_neighbours(self):
+        assert kinds(random_outputs=0.3, neighbours_matter=0.3) == ["random-outputs"]
+
+    @pytest.mark.parametrize(("far", "found"), [(1e-3, []), (1e-7, ["probabilities"])])
+    def test_that_are_probabilities(self, far, found):
+        assert kinds(probabilities=far) == found
+
+
+def test_search_by_scores_is_no_yardstick_for_one_step():
+    # It may well find what one step does not; what accuses is that it finds what many do not.
+    assert kinds(measured(fooled=range(300)), square(fooled=range(900))) == []
+
+
 def test_a_warning_gives_the_numbers_that_raise_it():
     (found,) = warnings([measured(fooled=range(300)), pgd(fooled=range(900))], classes=10)
     text = (
-        "fgsm@0.1 leaves 70.0%, pgd40@0.1 leaves 10.0%: fitted to the one-step attack; "
-        "trust the lower number"
+        "fgsm@0.1 leaves 70.0%, pgd40@0.1 leaves 10.0%: one step is misled; trust the lower number"
     )
     assert found == Warning("masked-gradients", text)
     assert found.as_dict() == {"kind": "masked-gradients", "text": text}

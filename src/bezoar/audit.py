@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from bezoar import classifier as classifiers
-from bezoar.attacks import FGSM, PGD, Attack, UniformNoise
+from bezoar.attacks import FGSM, PGD, Attack, Square, UniformNoise
 from bezoar.data.imageset import ImageSet
 from bezoar.referee import Measurement
 from bezoar.results import Rate
@@ -21,19 +21,23 @@ HEALTHY = 0.90  # robust accuracy that arXiv:2511.01377 repairs to
 
 
 def evasion(
-    eps: float, curve: Iterable[float], *, steps: int = 40, restarts: int = 5
+    eps: float, curve: Iterable[float], *, steps: int = 40, restarts: int = 5, queries: int = 200
 ) -> list[Attack]:
     """The attacks that a model gets: what an attacker may do at ``eps``, and around it.
 
     One step and many steps at every radius of the curve and at half of ``eps`` (where a network
     that is only fitted to one step falls too), noise as the control, and many steps without any
-    limit, which no honest classifier survives.
+    limit, which no honest classifier survives. At ``eps`` also those that see what masks a
+    gradient: many steps along the margin, which a saturated softmax does not flatten, and a search
+    by scores, which needs no gradient. They cost an image that withstands all 282 passes, beside
+    750 of the rest with four radii.
 
     Args:
         eps: the radius that the verdict is about, in pixel units of [0, 1].
         curve: further radii of the curve of accuracy against eps.
         steps: steps of the many-step attack.
         restarts: its restarts at ``eps``; elsewhere it has one.
+        queries: of the search by scores.
     """
     radii = sorted({eps, eps / 2, *curve})
     attacks: list[Attack] = [FGSM(eps=radius) for radius in radii]
@@ -41,6 +45,7 @@ def evasion(
         PGD(eps=radius, steps=steps, restarts=restarts if radius == eps else 1)
         for radius in sorted({*radii, 1.0})
     ]
+    attacks += [PGD(eps=eps, steps=steps, loss="margin"), Square(eps=eps, steps=queries)]
     return [*attacks, UniformNoise(eps=eps, restarts=10)]
 
 
@@ -114,8 +119,9 @@ def suspicions(
     return warnings(
         measurements,
         classes=len(images.classes),
-        random_outputs=classifiers.outputs_random(model, probe),
-        neighbours_matter=classifiers.neighbours_matter(model, probe),
+        random_outputs=classifiers.output_change(model, probe),
+        neighbours_matter=classifiers.neighbour_change(model, probe),
+        probabilities=classifiers.from_probabilities(model, probe),
     )
 
 

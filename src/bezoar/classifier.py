@@ -2,17 +2,32 @@
 
 A classifier is any ``torch.nn.Module`` that maps images ``(N, C, H, W)``, float32 in [0, 1], to
 logits ``(N, K)``. Normalisation is its first layer, so that every eps is in pixel units.
+
+Any module inside of it may declare what an attacker who knows it would do about it:
+
+- ``surrogate(x)``: a differentiable stand-in for its forward, whose gradient the attacks use.
+- ``reseed(keys)``: its noise in the passes that follow is to depend on nothing but ``keys``,
+  ``(N,)`` int64, one an image; ``None`` lets it draw from torch's generator again.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from hashlib import blake2b
+from types import MethodType
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bezoar import checks
+from bezoar.seeds import subkeys
+
+PASSES = 8  # over the same images, to see whether the outputs are random
+RANDOM = 1e-4  # change of an output from pass to pass, as a share of the largest
+NEIGHBOURS = 1e-3  # the same, from one batch to another: sums may be in another order
 
 
 class Normalise(nn.Module):
@@ -61,10 +76,73 @@ def prepare(classifier: nn.Module) -> nn.Module:
     """Make the copy that the engine attacks: eval mode, frozen, channels-last.
 
     The original is not touched. The copy computes the same function; only the order of sums
-    inside a convolution may differ, by rounding.
+    inside a convolution may differ, by rounding. Where a module declares a ``surrogate``, the
+    gradient of the copy is the surrogate's (BPDA, arXiv:1802.00420, section 4.1).
     """
     copy = deepcopy(classifier).eval().requires_grad_(False)
+    for module in copy.modules():
+        if callable(getattr(module, "surrogate", None)):
+            module.forward = MethodType(_with_surrogate, module)
     return copy.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+
+def _with_surrogate(module: Any, x: Tensor) -> Tensor:
+    """The forward of a module, with the gradient of its surrogate."""
+    with torch.no_grad():
+        value: Tensor = type(module).forward(module, x)
+    if not torch.is_grad_enabled():
+        return value
+    stand_in: Tensor = module.surrogate(x)
+    if stand_in.shape != value.shape:
+        found = f"{type(module).__name__}.surrogate gives shape {tuple(stand_in.shape)}"
+        raise ValueError(f"{found}: expected that of its forward, {tuple(value.shape)}")
+    joined: Tensor = _Joined.apply(value, stand_in)
+    return joined
+
+
+class _Joined(torch.autograd.Function):
+    """One value with the gradient of another; ``s + (f - s)`` would round the value."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, stand_in: Tensor) -> Tensor:
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:
+        return None, gradient
+
+
+def random_modules(classifier: nn.Module) -> list[nn.Module]:
+    """The modules that declare their randomness, by a method ``reseed``."""
+    return [m for m in classifier.modules() if callable(getattr(m, "reseed", None))]
+
+
+@contextmanager
+def reseeded(classifier: nn.Module, keys: Tensor) -> Iterator[None]:
+    """Let all noise of the passes in the body follow from ``keys``, ``(N,)`` int64, one an image.
+
+    Every module that declares its randomness gets a stream of its own.
+    """
+    modules: list[Any] = random_modules(classifier)
+    try:
+        for k, module in enumerate(modules):
+            module.reseed(subkeys(keys, k))
+        yield
+    finally:
+        for module in modules:
+            module.reseed(None)
+
+
+def averaged(answers: Sequence[Tensor]) -> Tensor:
+    """One answer from several draws: the log of the mean probability ``(N, K)``.
+
+    The classes of E f(t(x)), with f the probabilities (arXiv:1802.00420, section 4.2). Where the
+    classifier is sure in every draw this is a vote; one draw alone keeps its logits.
+    """
+    if len(answers) == 1:
+        return answers[0]
+    logs = torch.stack([F.log_softmax(logits, dim=1) for logits in answers])
+    return logs.logsumexp(dim=0) - math.log(len(answers))
 
 
 def device_of(classifier: nn.Module) -> torch.device:
@@ -92,11 +170,41 @@ def weights_hash(classifier: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def predict(classifier: nn.Module, x: Tensor, *, batch: int = 256) -> Tensor:
-    """Logits ``(N, K)`` on the CPU, in batches, in eval mode, without gradients."""
+def predict(
+    classifier: nn.Module,
+    x: Tensor,
+    *,
+    batch: int = 256,
+    keys: Tensor | None = None,
+    draws: int = 1,
+) -> Tensor:
+    """Logits ``(N, K)`` on the CPU, in batches, in eval mode, without gradients.
+
+    Args:
+        classifier: images to logits.
+        x: images ``(N, C, H, W)``.
+        batch: images in a pass.
+        keys: of the noise of each image where the classifier declares its randomness, ``(N,)``
+            int64; by default its place in ``x``.
+        draws: passes, each with fresh noise; what several give is ``averaged``.
+    """
     device = device_of(classifier)
+    keys = torch.arange(len(x)) if keys is None else keys
     with torch.no_grad(), frozen(classifier):
-        return torch.cat([classifier(part.to(device)).cpu() for part in x.split(batch)])
+        return torch.cat(
+            [
+                _answer(classifier, part.to(device), own.to(device), draws).cpu()
+                for part, own in zip(x.split(batch), keys.split(batch), strict=True)
+            ]
+        )
+
+
+def _answer(classifier: nn.Module, x: Tensor, keys: Tensor, draws: int) -> Tensor:
+    answers = []
+    for draw in range(draws):
+        with reseeded(classifier, subkeys(keys, draw)):
+            answers.append(classifier(x))
+    return averaged(answers)
 
 
 def require(classifier: nn.Module, x: Tensor, classes: int) -> None:
@@ -120,18 +228,43 @@ def require(classifier: nn.Module, x: Tensor, classes: int) -> None:
         raise ValueError("classifier output is not finite: expected logits; check the weights")
 
 
-def neighbours_matter(classifier: nn.Module, x: Tensor) -> bool:
-    """Whether an image's logits change with the other images in the batch (train-mode layers)."""
-    whole = predict(classifier, x)
-    alone = torch.cat([predict(classifier, one[None]) for one in x])
-    return not torch.allclose(whole, alone, rtol=1e-3, atol=1e-3 * _scale(whole))
+def output_change(classifier: nn.Module, x: Tensor) -> float:
+    """Largest change of an output from pass to pass, as a share of the largest output.
+
+    In eval mode, over the same images; declared noise is held, so that it changes nothing.
+    """
+    first = predict(classifier, x)
+    others = torch.stack([predict(classifier, x) for _ in range(PASSES - 1)])
+    return _change(others, first)
+
+
+def neighbour_change(classifier: nn.Module, x: Tensor) -> float:
+    """Largest change of an output when the image is alone in its batch, as a share likewise."""
+    whole, keys = predict(classifier, x), torch.arange(len(x))
+    alone = [
+        predict(classifier, one[None], keys=key[None]) for one, key in zip(x, keys, strict=True)
+    ]
+    return _change(torch.cat(alone), whole)
 
 
 def outputs_random(classifier: nn.Module, x: Tensor) -> bool:
-    """Whether two passes over the same images in eval mode differ."""
-    first, second = predict(classifier, x), predict(classifier, x)
-    return not torch.allclose(first, second, rtol=1e-4, atol=1e-4 * _scale(first))
+    """Whether passes over the same images in eval mode differ, though declared noise is held."""
+    return output_change(classifier, x) > RANDOM
 
 
-def _scale(logits: Tensor) -> float:
-    return max(1e-6, logits.abs().max().item())
+def neighbours_matter(classifier: nn.Module, x: Tensor) -> bool:
+    """Whether an image's logits change with the other images in the batch (train-mode layers).
+
+    Where they change from pass to pass as well, nobody can tell.
+    """
+    return neighbour_change(classifier, x) > NEIGHBOURS and not outputs_random(classifier, x)
+
+
+def from_probabilities(classifier: nn.Module, x: Tensor) -> float:
+    """How far the outputs are from probabilities, which are no logits: below 0, or from sum 1."""
+    outputs = predict(classifier, x)
+    return max((outputs.sum(dim=1) - 1).abs().max().item(), -outputs.min().item())
+
+
+def _change(outputs: Tensor, of: Tensor) -> float:
+    return (outputs - of).abs().max().item() / max(1e-6, of.abs().max().item())

@@ -26,6 +26,7 @@ from bezoar.results import Facts
 from bezoar.seeds import Noise
 
 UNIT = 1000  # images a unit of work: what is computed, stored and resumed as a whole
+DRAWS = 20  # of a random classifier, for each answer; as arXiv:2003.01690, section 6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +43,7 @@ class Stamp:
         data: name of the images' split.
         seed: seed of the noise.
         away_from: the class that the attack leads away from, ``label`` or ``predicted``.
+        draws: passes that each answer of a random classifier was averaged over; 1 if it is not.
         made_on: hash of the weights that the attack had before it.
         scored_on: hash of the weights that classified the images.
     """
@@ -57,6 +59,16 @@ class Stamp:
     made_on: str
     scored_on: str
     away_from: str = "label"
+    draws: int = 1
+
+    def judging(self, index: NDArray[np.int64]) -> Tensor:
+        """Keys of a random classifier's noise when it judges images, ``(N,)`` int64.
+
+        The same for clean and attacked images and for every attack, but no attack's own: so the
+        attack cannot have chosen an image for them, and the worst of many attacks is not the
+        worst of as many tries.
+        """
+        return Noise.first(self.seed, f"judge/{self.data}", index).keys()
 
     @property
     def access(self) -> str:
@@ -99,6 +111,8 @@ class Referee:
         metric: name in tables; by default the attack's name and eps, after ``transfer:`` where
             ``aim`` has other weights than ``classifier``.
         batch: images in a pass.
+        draws: passes that each answer of a random classifier is averaged over, in the attack and
+            in the judgement; another is asked once.
 
     Raises:
         ValueError: images and classifier do not fit, or an attack without a radius: what it finds
@@ -117,7 +131,9 @@ class Referee:
         away_from: Literal["label", "predicted"] = "label",
         metric: str | None = None,
         batch: int = 128,
+        draws: int = DRAWS,
     ) -> None:
+        checks.at_least("draws", draws, 1)
         checks.in_range(f"{name_of(attack)}: eps", attack.eps, 0)
         _require_fitted(attack, images)
         aim = classifier if aim is None else aim
@@ -127,6 +143,11 @@ class Referee:
         self._attack, self._batch = attack, batch
         self._classifier, self._images, self._away_from = classifier, images, away_from
         self._prepared = classifiers.prepare(aim)
+        attacked, judged = (
+            bool(classifiers.random_modules(network)) or classifiers.outputs_random(network, probe)
+            for network in (aim, classifier)
+        )
+        self._draws = draws if attacked else 1
         # Where an image's logits depend on its neighbours, dropping some changes the others.
         one_shot = attack.steps <= 1 and attack.restarts == 1
         made_on, scored_on = map(classifiers.weights_hash, (aim, classifier))
@@ -145,6 +166,7 @@ class Referee:
             made_on=made_on,
             scored_on=scored_on,
             away_from=away_from,
+            draws=draws if judged else 1,
         )
 
     @property
@@ -168,16 +190,19 @@ class Referee:
         # who aims elsewhere does not know which are wrong.
         known = self._run is search
         # Asked of the original where it may be, as score does, so that both agree to the bit.
-        clean = classifiers.predict(self._classifier if known else self._prepared, x)
+        judge = self._classifier if known else self._prepared
+        keys, draws = self.stamp.judging(index), self.stamp.draws if known else self._draws
+        clean = classifiers.predict(judge, x, keys=keys, draws=draws)
         todo = (clean.argmax(dim=1) == y) if known else torch.ones_like(y, dtype=torch.bool)
         x_adv = x.clone()
-        spent = {"forward": torch.ones_like(y), "backward": torch.zeros_like(y)}
+        spent = {"forward": torch.full_like(y, draws), "backward": torch.zeros_like(y)}
         first_success = torch.where(todo, -1, 0)
         zero = torch.zeros_like(todo)
         if todo.any():
             part = noise.take(todo.nonzero().squeeze(1).numpy(), noise.draws[todo.numpy()])
             goal = Untargeted((y if self._away_from == "label" else clean.argmax(dim=1))[todo])
-            found = self._run(self._attack, self._prepared, x[todo], goal, part, batch=self._batch)
+            sizes = {"batch": self._batch, "draws": self._draws}
+            found = self._run(self._attack, self._prepared, x[todo], goal, part, **sizes)
             if found.x_adv.shape != x[todo].shape:  # else it would be spread over the images
                 shapes = f"{tuple(found.x_adv.shape)}: expected {tuple(x[todo].shape)}"
                 raise ValueError(f"x_adv of shape {shapes}; correct {self.stamp.recipe}")
@@ -185,7 +210,8 @@ class Referee:
             spent["forward"][todo] += found.forward
             spent["backward"][todo] += found.backward
             zero[todo] = found.zero_gradient
-        facts = score(self._classifier, x, x_adv, y, index, norm=self.stamp.norm)
+        norm, draws = self.stamp.norm, self.stamp.draws
+        facts = score(self._classifier, x, x_adv, y, index, norm=norm, keys=keys, draws=draws)
         facts |= {name: count.numpy() for name, count in spent.items()}
         facts |= {"first_success": first_success.numpy(), "zero_gradient": zero.numpy()}
         return Facts(**facts), x_adv.numpy()
@@ -213,8 +239,13 @@ def score(
     index: NDArray[np.int64],
     *,
     norm: str,
+    keys: Tensor | None = None,
+    draws: int = 1,
 ) -> dict[str, Any]:
     """Let a classifier judge adversarial images, wherever they come from.
+
+    A random classifier is asked ``draws`` times, with noise of ``keys``: its class is the one that
+    is most probable on average, see ``classifier.averaged``.
 
     Returns the columns of ``Facts`` that need no attack: index, label, clean, adversarial,
     clean_loss, loss, distance.
@@ -227,7 +258,9 @@ def score(
     checks.images(x_adv, "x_adv")
     if x_adv.shape != x.shape:
         raise ValueError(f"x_adv of shape {tuple(x_adv.shape)}: expected {tuple(x.shape)}")
-    clean, attacked = (classifiers.predict(classifier, batch) for batch in (x, x_adv))
+    clean, attacked = (
+        classifiers.predict(classifier, batch, keys=keys, draws=draws) for batch in (x, x_adv)
+    )
     if not (torch.isfinite(clean).all() and torch.isfinite(attacked).all()):
         # The largest of NaNs is class 0: such images of class 0 would count as robust.
         raise ValueError("classifier output is not finite: expected logits; check the weights")
@@ -251,11 +284,19 @@ def measure(
     aim: nn.Module | None = None,
     away_from: Literal["label", "predicted"] = "label",
     metric: str | None = None,
+    draws: int = DRAWS,
 ) -> Measurement:
     """Measure an attack over a whole set, in memory. Arguments as in ``Referee``."""
     start = time.perf_counter()
     referee = Referee(
-        attack, classifier, images, seed=seed, aim=aim, away_from=away_from, metric=metric
+        attack,
+        classifier,
+        images,
+        seed=seed,
+        aim=aim,
+        away_from=away_from,
+        metric=metric,
+        draws=draws,
     )
     facts, x_adv = zip(*referee, strict=True)
     seconds = time.perf_counter() - start

@@ -13,6 +13,7 @@ from itertools import combinations, product
 import numpy as np
 from numpy.typing import NDArray
 
+from bezoar.classifier import NEIGHBOURS, RANDOM
 from bezoar.referee import Measurement
 
 MASKED_GAP = 0.20  # robust accuracy, one-step above many-step
@@ -20,6 +21,7 @@ UNIFORM_GAP = 0.05  # nats between the adversarial loss and ln K
 ZERO_SHARE = 0.10  # images whose gradient is exactly zero
 SIGNIFICANT = 0.01  # p of the exact McNemar test
 SURVIVES = 0.05  # robust accuracy that no attack without limits should leave
+PROBABILITIES = 1e-4  # distance of outputs from probabilities: float32 rounds sums of many classes
 
 
 @dataclass(frozen=True)
@@ -38,8 +40,9 @@ def warnings(
     measurements: Sequence[Measurement],
     *,
     classes: int,
-    random_outputs: bool = False,
-    neighbours_matter: bool = False,
+    random_outputs: float = 0.0,
+    neighbours_matter: float = 0.0,
+    probabilities: float = math.inf,
 ) -> list[Warning]:
     """All suspicions about one classifier.
 
@@ -47,18 +50,31 @@ def warnings(
         measurements: of this classifier; those on images made on other weights are named, and
             left out of the comparisons.
         classes: number of classes, K.
-        random_outputs: what ``classifier.outputs_random`` found.
-        neighbours_matter: what ``classifier.neighbours_matter`` found.
+        random_outputs: what ``classifier.output_change`` found.
+        neighbours_matter: what ``classifier.neighbour_change`` found.
+        probabilities: what ``classifier.from_probabilities`` found.
     """
     own = [m for m in measurements if m.stamp.access == "white-box"]
     found = [*_transfers(measurements), *_of_each(own, classes)]
     found += [*_of_pairs(own), *_misleading(own)]
-    if random_outputs:
-        text = "two passes over the same images differ in eval mode: average over the randomness"
+    if random_outputs > RANDOM:
+        text = (
+            f"outputs change by {random_outputs:.1%} of the largest from pass to pass in eval "
+            "mode, by noise that is not declared: remove it, or declare it by reseed(keys)"
+        )
         found.append(Warning("random-outputs", text))
-    if neighbours_matter:
-        text = "an image's logits change with the other images in its batch"
+    elif neighbours_matter > NEIGHBOURS:  # where outputs are random, nobody can tell
+        text = (
+            f"an image's outputs change by {neighbours_matter:.1%} of the largest with the other "
+            "images in its batch"
+        )
         found.append(Warning("neighbours", text))
+    if probabilities < PROBABILITIES:
+        text = (
+            f"outputs lie within {probabilities:.1g} of probabilities (none below 0, sum 1): "
+            "expected logits; leave out the last softmax, or take its logarithm"
+        )
+        found.append(Warning("probabilities", text))
     return found
 
 
@@ -88,7 +104,8 @@ def _of_each(own: Sequence[Measurement], classes: int) -> Iterator[Warning]:
         zero = float(facts.zero_gradient.mean())
         if zero > ZERO_SHARE:
             text = f"{name}: the first gradient is exactly zero on {zero:.1%} of the images"
-            yield Warning("zero-gradients", text)
+            hint = "declare a surrogate(x) where the forward has none, or attack without it"
+            yield Warning("zero-gradients", f"{text}; {hint}")
         if m.stamp.norm == "linf" and m.stamp.eps >= 1 and m.stamp.steps > 1:
             rate = facts.robust_accuracy
             if rate.interval[0] > SURVIVES:
@@ -106,12 +123,12 @@ def _of_pairs(own: Sequence[Measurement]) -> Iterator[Warning]:
     for one, many in product(own, own):
         if one.stamp.steps >= many.stamp.steps or not _same_ball(one, many):
             continue
-        kind = "noise-stronger" if one.stamp.steps == 0 else "masked-gradients"
-        if one.stamp.steps == 1 and _gap(one, many) > MASKED_GAP and not _curved(one, own):
-            text = f"{_both(one, many)}: fitted to the one-step attack; trust the lower number"
-            yield Warning(kind, text)
+        misled = one.stamp.steps == 1 and _sees_many_steps(many)
+        if misled and _gap(one, many) > MASKED_GAP and not _curved(one, own):
+            text = f"{_both(one, many)}: one step is misled; trust the lower number"
+            yield Warning("masked-gradients", text)
         if one.stamp.steps == 0 and (counts := _stronger(one, many)):
-            yield Warning(kind, f"{_misled(one, many)} ({counts})")
+            yield Warning("noise-stronger", f"{_misled(one, many)} ({counts})")
 
 
 def _misleading(own: Sequence[Measurement]) -> Iterator[Warning]:

@@ -95,17 +95,30 @@ def hashed(keys: Tensor, steps: Tensor, shape: Sequence[int]) -> Tensor:
     size = int(np.prod(shape))
     element = torch.arange(size, dtype=torch.int64, device=keys.device)
     # Odd multiplier: steps and elements are told apart before they are mixed.
-    z = keys[:, None] + ((steps << 40)[:, None] + element) * _signed(0x9E3779B97F4A7C15)
-    z = (z ^ _shifted(z, 30)) * _signed(0xBF58476D1CE4E5B9)
-    z = (z ^ _shifted(z, 27)) * _signed(0x94D049BB133111EB)
-    top = _shifted(z ^ _shifted(z, 31), 40)  # 24 bits, exact in float32
-    return (top.to(torch.float32) / 2**24).reshape(len(keys), *shape)
+    z = _mixed(keys[:, None] + ((steps << 40)[:, None] + element) * GOLDEN)
+    return (_shifted(z, 40).to(torch.float32) / 2**24).reshape(len(keys), *shape)  # 24 bits, exact
+
+
+def subkeys(keys: Tensor, numbers: Tensor | int) -> Tensor:
+    """Keys of the streams ``numbers``, 0 to 2**62, within the streams of ``keys``: ``(N,)`` int64.
+
+    They share nothing with each other, nor with what ``hashed`` makes of ``keys``.
+    """
+    numbers = torch.as_tensor(numbers, device=keys.device)
+    return _mixed(keys - (numbers + 1) * GOLDEN)  # steps and elements of ``hashed`` are added
 
 
 def hashed_normal(keys: Tensor, steps: Tensor, shape: Sequence[int]) -> Tensor:
     """Noise from N(0, 1) for the steps of an attack, by Box and Muller from ``hashed``."""
     first, second = hashed(keys, steps, (2, *shape)).unbind(dim=1)
     return (-2 * torch.log1p(-first)).sqrt() * torch.cos(2 * math.pi * second)
+
+
+def _mixed(z: Tensor) -> Tensor:
+    """The last part of SplitMix64: every bit of the result depends on every bit of z."""
+    z = (z ^ _shifted(z, 30)) * _signed(0xBF58476D1CE4E5B9)
+    z = (z ^ _shifted(z, 27)) * _signed(0x94D049BB133111EB)
+    return z ^ _shifted(z, 31)
 
 
 def _signed(word: int) -> int:
@@ -116,3 +129,6 @@ def _signed(word: int) -> int:
 def _shifted(z: Tensor, by: int) -> Tensor:
     """Logical shift to the right; that of int64 would copy the sign."""
     return (z >> by) & ((1 << (64 - by)) - 1)
+
+
+GOLDEN = _signed(0x9E3779B97F4A7C15)

@@ -5,6 +5,13 @@ the steps: what training on adversarial images wants, and what the loss under a 
 measured on. ``search`` looks for a fooling image and stops at the first: what robust accuracy
 wants, at a fraction of the passes. ``shrink`` goes on to the nearest fooling image: what the
 distance to the border wants.
+
+A random classifier gets fresh noise in every pass, which follows from the image's own noise and
+the number of its pass, and is asked ``draws`` times where another one is asked once (EOT,
+arXiv:1802.00420, section 4.2): losses and gradients are means over the draws, the logits are
+``classifier.averaged``. The first of many points that fools it was often only lucky. So ``search``
+takes all steps there and judges the last point by fresh draws, and ``shrink`` counts a point when
+fresh draws say the same.
 """
 
 from collections import deque
@@ -16,9 +23,9 @@ import torch
 from torch import Tensor, nn
 
 from bezoar.attacks.protocol import Attack, Goal, Loss
-from bezoar.classifier import device_of
+from bezoar.classifier import averaged, device_of, random_modules, reseeded
 from bezoar.geometry import DISTANCES, wide
-from bezoar.seeds import Noise
+from bezoar.seeds import Noise, subkeys
 
 ROUNDING = 1e-6  # of a distance in float32, in pixel units
 
@@ -50,6 +57,9 @@ class Answers:
         x: the clean images, ``(N, C, H, W)``.
         goal: what is wanted of them.
         nearest: keep the nearest image that counts instead of the first.
+        keys: of the noise of a random classifier, ``(N,)`` int64, see ``classifier_keys``.
+        asked: forward passes spent on each image before, ``(N,)`` int64 on the CPU.
+        draws: passes over which each answer is averaged.
     """
 
     def __init__(
@@ -60,8 +70,12 @@ class Answers:
         goal: Goal,
         *,
         nearest: bool = False,
+        keys: Tensor | None = None,
+        asked: Tensor | None = None,
+        draws: int = 1,
     ) -> None:
         self.goal, self._classifier = goal, classifier
+        self._keys, self._asked, self._draws = keys, asked, draws
         self._ledger = _Ledger(attack, x, nearest)
         self._rows: Tensor | None = None  # of the ledger, None for all
         self.fooled = torch.zeros(len(x), dtype=torch.bool, device=x.device)
@@ -93,7 +107,7 @@ class Answers:
 
     def logits(self, x: Tensor) -> Tensor:
         with torch.no_grad():
-            logits: Tensor = self._classifier(x)
+            logits = averaged([self._ask(x, draw) for draw in range(self._draws)])
         self._note(x, logits, backward=0)
         return logits
 
@@ -102,41 +116,101 @@ class Answers:
         return self.fooled
 
     def gradient(self, x: Tensor, loss: Loss) -> tuple[Tensor, Tensor]:
-        with torch.enable_grad():
-            point = x.detach().requires_grad_()
-            logits = self._classifier(point)
-            values = loss(logits, self.goal)
-            (gradient,) = torch.autograd.grad(values.sum(), point)
+        answers, values, slopes = [], [], []
+        for draw in range(self._draws):
+            with torch.enable_grad():
+                point = x.detach().requires_grad_()
+                logits = self._ask(point, draw)
+                value = loss(logits, self.goal)
+                slopes.append(_slope(value.sum(), point))
+            answers.append(logits.detach())
+            values.append(value.detach())
+        gradient = _mean(slopes)
         self._ledger.slope(gradient, self._rows)
-        self._note(x, logits.detach(), backward=1)
-        return values.detach(), gradient
+        self._note(x, averaged(answers), backward=1)
+        return _mean(values), gradient
 
     def jacobian(self, x: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
-        with torch.enable_grad():
-            point = x.detach().requires_grad_()
-            logits = self._classifier(point)
-            chosen = logits.gather(1, classes).sum(dim=0)
-            gradients = [torch.autograd.grad(z, point, retain_graph=True)[0] for z in chosen]
-        stacked = torch.stack(gradients, dim=1)
+        answers, slopes = [], []
+        for draw in range(self._draws):
+            with torch.enable_grad():
+                point = x.detach().requires_grad_()
+                logits = self._ask(point, draw)
+                chosen = logits.gather(1, classes).sum(dim=0)
+                each = [_slope(z, point, again=True) for z in chosen]
+            answers.append(logits.detach())
+            slopes.append(torch.stack(each, dim=1))
+        stacked = _mean(slopes)
         self._ledger.slope(stacked, self._rows)
-        self._note(x, logits.detach(), backward=len(gradients))
-        return logits.detach(), stacked
+        self._note(x, averaged(answers), backward=classes.shape[1])
+        return _mean(answers), stacked  # of one function: the mean of the logits
 
     def of(self, rows: Tensor) -> "Answers":
         part = copy(self)
         part.goal = self.goal.take(rows)
         part.fooled = self.fooled[rows]
         part._rows = rows if self._rows is None else self._rows[rows]
+        part._keys = None if self._keys is None else self._keys[rows]
         return part
 
+    def _ask(self, x: Tensor, draw: int) -> Tensor:
+        """Logits of one pass, whose noise follows from the number that it has for the image."""
+        if self._keys is None:
+            return self._classifier(x)  # type: ignore[no-any-return]
+        number = self._ledger.forward if self._asked is None else self._ledger.forward + self._asked
+        if self._rows is not None:
+            rows = self._rows.cpu()
+            number = number[rows] + self._draws * _occurrence(rows)
+        with reseeded(self._classifier, subkeys(self._keys, (number + draw).to(x.device))):
+            return self._classifier(x)  # type: ignore[no-any-return]
+
     def _note(self, x: Tensor, logits: Tensor, *, backward: int) -> None:
+        self._ledger.charge(self._draws, backward * self._draws, self._rows)
         self.fooled = self.goal.reached(logits)
+        if self._ledger.nearest and (self._keys is not None or self._draws > 1):
+            self.fooled = self._confirmed(x)
         if self._rows is None:
-            self._ledger.charge(backward)
             self._ledger.enter(x, self.fooled)
         else:
-            self._ledger.charge(backward, self._rows)
             self._ledger.enter_some(x, self.fooled, self._rows)
+
+    def _confirmed(self, x: Tensor) -> Tensor:
+        """Which of the points that fooled do so in fresh draws."""
+        rows = self.fooled.nonzero().squeeze(1)
+        if not len(rows):
+            return self.fooled
+        part = self.of(rows)
+        with torch.no_grad():
+            again = averaged([part._ask(x[rows], draw) for draw in range(self._draws)])
+        self._ledger.charge(self._draws, 0, part._rows)
+        return self.fooled.index_put((rows,), part.goal.reached(again))
+
+
+def classifier_keys(classifier: nn.Module, noise: Noise) -> Tensor | None:
+    """Keys of a classifier's own noise where it declares any, ``(N,)`` int64; else nothing."""
+    if not random_modules(classifier):
+        return None
+    own = replace(noise, stream=f"{noise.stream}/classifier")
+    return own.keys().to(device_of(classifier))
+
+
+def _slope(value: Tensor, point: Tensor, *, again: bool = False) -> Tensor:
+    """Gradient at a point; zero where no way leads back to it, as from a forward that detaches."""
+    if not value.requires_grad:
+        return torch.zeros_like(point)
+    return torch.autograd.grad(value, point, retain_graph=again, materialize_grads=True)[0]
+
+
+def _mean(draws: list[Tensor]) -> Tensor:
+    return draws[0] if len(draws) == 1 else torch.stack(draws).mean(dim=0)
+
+
+def _occurrence(rows: Tensor) -> Tensor:
+    """How often each entry stands further left already, ``(M,)`` int64."""
+    order = rows.argsort(stable=True)
+    found = rows[order]
+    first = torch.searchsorted(found, found)
+    return torch.empty_like(rows).index_put((order,), torch.arange(len(rows)) - first)
 
 
 class _Ledger:
@@ -166,14 +240,14 @@ class _Ledger:
             self._slope = _all_zero(self._slope)
         return self._slope
 
-    def charge(self, backward: int, rows: Tensor | None = None) -> None:
-        """Count a forward pass and some backward passes; ``rows`` as often as they are named."""
+    def charge(self, forward: int, backward: int, rows: Tensor | None = None) -> None:
+        """Count passes, of all images or of ``rows``, as often as they are named."""
         if rows is None:
-            self.forward += 1
+            self.forward += forward
             self.backward += backward
         else:
             times = torch.bincount(rows.cpu(), minlength=len(self.x))
-            self.forward += times
+            self.forward += forward * times
             self.backward += backward * times
 
     def enter(self, x: Tensor, fooled: Tensor) -> None:
@@ -220,7 +294,14 @@ def _in_box(x: Tensor) -> Tensor:
 
 
 def perturb(
-    attack: Attack, classifier: nn.Module, x: Tensor, goal: Goal, noise: Noise, *, batch: int = 128
+    attack: Attack,
+    classifier: nn.Module,
+    x: Tensor,
+    goal: Goal,
+    noise: Noise,
+    *,
+    batch: int = 128,
+    draws: int = 1,
 ) -> Attacked:
     """Run one start and all steps on every image, whether it is fooled on the way or not.
 
@@ -231,6 +312,7 @@ def perturb(
         goal: what the attacker wants, for the same N images.
         noise: the images' noise.
         batch: images in a pass.
+        draws: passes over which each answer of a random classifier is averaged; all are counted.
 
     An attack that refines gives the nearest fooling image of its start, see ``shrink``.
 
@@ -238,17 +320,18 @@ def perturb(
     all images and keeps the first result that fools, for one forward pass more a part.
     """
     if attack.parts:
-        return _perturb_in_turn(attack, classifier, x, goal, noise, batch)
+        return _perturb_in_turn(attack, classifier, x, goal, noise, batch, draws)
     if attack.refines:
-        return shrink(attack, classifier, x, goal, noise, batch=batch, starts=1)
-    device = device_of(classifier)
+        return shrink(attack, classifier, x, goal, noise, batch=batch, starts=1, draws=draws)
+    device, keys = device_of(classifier), classifier_keys(classifier, noise)
     done = []
     forward, backward = (torch.zeros(len(x), dtype=torch.int64) for _ in range(2))
     zero = torch.zeros(len(x), dtype=torch.bool)
     for rows in torch.arange(len(x)).split(batch):
         part, part_goal = x[rows].to(device), goal.take(rows.to(device))
         part_noise = noise.take(rows.numpy(), noise.draws[rows.numpy()])
-        answers = Answers(classifier, attack, part, part_goal)
+        own = None if keys is None else keys[rows]
+        answers = Answers(classifier, attack, part, part_goal, keys=own, draws=draws)
         state = attack.start(part, answers, part_noise)
         for step in range(attack.steps):
             state = attack.step(state, answers)
@@ -269,6 +352,7 @@ def shrink(
     *,
     batch: int = 128,
     starts: int | None = None,
+    draws: int = 1,
 ) -> Attacked:
     """Look for the nearest fooling image: all steps and starts, whatever was found on the way.
 
@@ -279,16 +363,17 @@ def shrink(
     Cost: what ``starts`` starts of ``steps`` steps cost an image, and a forward pass a start; by
     default there are ``attack.restarts``.
     """
-    device = device_of(classifier)
+    device, keys = device_of(classifier), classifier_keys(classifier, noise)
     x_adv, first = x.cpu().clone(), torch.full((len(x),), -1)
     forward, backward = (torch.zeros(len(x), dtype=torch.int64) for _ in range(2))
     zero = torch.zeros(len(x), dtype=torch.bool)
     for rows in torch.arange(len(x)).split(batch):
         part, part_goal = x[rows].to(device), goal.take(rows.to(device))
-        answers = Answers(classifier, attack, part, part_goal, nearest=True)
+        own = None if keys is None else keys[rows]
+        answers = Answers(classifier, attack, part, part_goal, nearest=True, keys=own, draws=draws)
         for restart in range(attack.restarts if starts is None else starts):
-            draws = noise.draws[rows.numpy()] + restart
-            state = attack.start(part, answers, noise.take(rows.numpy(), draws))
+            fresh = noise.draws[rows.numpy()] + restart
+            state = attack.start(part, answers, noise.take(rows.numpy(), fresh))
             for step in range(attack.steps):
                 state = attack.step(state, answers)
                 if step == restart == 0 and answers.zero is not None:
@@ -304,24 +389,38 @@ def shrink(
 
 
 def search(
-    attack: Attack, classifier: nn.Module, x: Tensor, goal: Goal, noise: Noise, *, batch: int = 128
+    attack: Attack,
+    classifier: nn.Module,
+    x: Tensor,
+    goal: Goal,
+    noise: Noise,
+    *,
+    batch: int = 128,
+    draws: int = 1,
 ) -> Attacked:
     """Look for a fooling image; an image that is fooled leaves at once and another takes its place.
 
     The gradient at a point comes with the logits there, so success is seen without extra passes;
     only the last point of a start costs a forward pass of its own. An image that no start fools
-    keeps the last point of its last start.
+    keeps the last point of its last start. From a random classifier none leaves before its last
+    step.
 
     Arguments and units as in ``perturb``. Cost: at most ``restarts * steps`` forward and backward
     and ``restarts`` further forward passes an image.
     """
     if attack.parts:
-        return _search_in_turn(attack, classifier, x, goal, noise, batch)
-    return _Search(attack, classifier, x, goal, noise, batch).run()
+        return _search_in_turn(attack, classifier, x, goal, noise, batch, draws)
+    return _Search(attack, classifier, x, goal, noise, batch, draws).run()
 
 
 def _search_in_turn(
-    attack: Attack, classifier: nn.Module, x: Tensor, goal: Goal, noise: Noise, batch: int
+    attack: Attack,
+    classifier: nn.Module,
+    x: Tensor,
+    goal: Goal,
+    noise: Noise,
+    batch: int,
+    draws: int,
 ) -> Attacked:
     """Each part on the images that those before it left standing."""
     rows, earlier = torch.arange(len(x)), 0
@@ -329,7 +428,9 @@ def _search_in_turn(
     for part, own in _parts(attack, noise):
         device = device_of(classifier)
         left = own.take(rows.numpy(), own.draws[rows.numpy()])
-        found = search(part, classifier, x[rows], goal.take(rows.to(device)), left, batch=batch)
+        found = search(
+            part, classifier, x[rows], goal.take(rows.to(device)), left, batch=batch, draws=draws
+        )
         if whole is None:
             whole = found
         else:
@@ -346,13 +447,20 @@ def _search_in_turn(
 
 
 def _perturb_in_turn(
-    attack: Attack, classifier: nn.Module, x: Tensor, goal: Goal, noise: Noise, batch: int
+    attack: Attack,
+    classifier: nn.Module,
+    x: Tensor,
+    goal: Goal,
+    noise: Noise,
+    batch: int,
+    draws: int,
 ) -> Attacked:
     """Each part on all images, in the same batches, for classifiers that see whole batches."""
     device = device_of(classifier)
     whole, standing = None, torch.ones(len(x), dtype=torch.bool)
     for part, own in _parts(attack, noise):
-        found = perturb(part, classifier, x, goal, own, batch=batch)
+        found = perturb(part, classifier, x, goal, own, batch=batch, draws=draws)
+        keys = classifier_keys(classifier, replace(own, stream=f"{own.stream}/judge"))
         if whole is None:
             whole = found
         else:
@@ -360,10 +468,16 @@ def _perturb_in_turn(
             whole.forward.add_(found.forward)
             whole.backward.add_(found.backward)
         for rows in torch.arange(len(x)).split(batch):
-            with torch.no_grad():
-                logits = classifier(found.x_adv[rows].to(device))
-            standing[rows] &= ~goal.take(rows.to(device)).reached(logits).cpu()
-        whole.forward.add_(1)
+            judge = Answers(
+                classifier,
+                part,
+                x[rows].to(device),
+                goal.take(rows.to(device)),
+                keys=None if keys is None else keys[rows],
+                draws=draws,
+            )
+            standing[rows] &= ~judge.decide(found.x_adv[rows].to(device)).cpu()
+            whole.forward[rows] += judge.forward
     if whole is None:
         raise ValueError(f"{attack!r}: expected parts, found none")
     return whole
@@ -380,10 +494,19 @@ class _Search:
     """The moving parts of one search: images waiting, under attack, and waiting for judgement."""
 
     def __init__(
-        self, attack: Attack, classifier: nn.Module, x: Tensor, goal: Goal, noise: Noise, batch: int
+        self,
+        attack: Attack,
+        classifier: nn.Module,
+        x: Tensor,
+        goal: Goal,
+        noise: Noise,
+        batch: int,
+        draws: int,
     ) -> None:
         self.attack, self.classifier, self.goal, self.noise = attack, classifier, goal, noise
         self.x, self.batch, self.device = x, batch, device_of(classifier)
+        self.keys, self.draws = classifier_keys(classifier, noise), draws
+        self.random = self.keys is not None or draws > 1
         count = len(x)
         self.x_adv = x.cpu().clone()
         self.first_success = torch.full((count,), -1)
@@ -445,12 +568,18 @@ class _Search:
 
     def _answers(self, rows: Tensor, clean: Tensor) -> Answers:
         goal = self.goal.take(rows.to(self.device))
-        return Answers(self.classifier, self.attack, clean, goal)
+        keys = None if self.keys is None else self.keys[rows.to(self.device)]
+        asked = self.forward[rows]
+        return Answers(
+            self.classifier, self.attack, clean, goal, keys=keys, asked=asked, draws=self.draws
+        )
 
     def _noted(self, answers: Answers, rows: Tensor, age: Tensor) -> Tensor:
         """Write down what was asked and found; return which images still stand."""
         self.forward[rows] += answers.forward
         self.backward[rows] += answers.backward
+        if self.random:
+            return torch.ones_like(rows, dtype=torch.bool)
         fooled = answers.reached.cpu()
         if fooled.any():
             found = rows[fooled]
@@ -483,7 +612,7 @@ class _Search:
             answers = self._answers(part, clean)
             answers.logits(x_adv)
             fooled = answers.reached.cpu()
-            self.forward[part] += 1
+            self.forward[part] += answers.forward
             # One that walks outside the ball may end there: its last point is no result.
             self.x_adv[part] = (answers.fooling if self.attack.refines else x_adv).cpu()
             starts = self.restart[part] + 1

@@ -49,11 +49,15 @@ MEANINGS = {
     ),
     "zero-gradients": (
         "The gradient is exactly zero on many images, so the attack had no direction to go. Their "
-        "accuracy is not robustness."
+        "accuracy is not robustness. Declare a surrogate gradient for the step that has none."
     ),
     "random-outputs": (
-        "The model answers the same image differently each time. An attack must average over "
-        "that noise, or it is weaker than it looks."
+        "The model answers the same image differently each time, by noise that it does not "
+        "declare. The attacks averaged over it, but nobody can repeat the numbers."
+    ),
+    "probabilities": (
+        "The model gives probabilities where logits are expected. A second softmax on top flattens "
+        "the loss, so that attacks and losses mean something else. Leave out the last softmax."
     ),
     "neighbours": (
         "An image's answer depends on the other images of its batch. Accuracy then depends on the "

@@ -106,11 +106,14 @@ def _line(
     x_adv = torch.from_numpy(kept.x_adv)
     facts, stamp = kept.facts, kept.stamp
     low, high = (float(value) for value in x_adv.aminmax())
-    logits, clean = predict(classifier, x_adv), predict(classifier, x)
-    rounded = predict(classifier, x_adv.mul(255).round().div(255)).argmax(dim=1)
+    keys, draws = stamp.judging(facts.index), stamp.draws  # of a random classifier
+    logits, clean, rounded = (
+        predict(classifier, images, keys=keys, draws=draws)
+        for images in (x_adv, x, x_adv.mul(255).round().div(255))
+    )
     right = clean.argmax(dim=1) == label
     standing = Rate(int((right & (logits.argmax(dim=1) == label)).sum()), len(label))
-    coarse = Rate(int((right & (rounded == label)).sum()), len(label))
+    coarse = Rate(int((right & (rounded.argmax(dim=1) == label)).sum()), len(label))
     name = f"{stamp.metric}, {case}"
     if stamp.scored_on != found:
         text = f"{name}: transfer: robust accuracy {standing} on images scored on other weights"
