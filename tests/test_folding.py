@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import nn
 
+from bezoar.classifier import prepare
 from bezoar.folding import folded
 from bezoar.seeds import generator
 
@@ -105,3 +106,32 @@ def test_a_hook_that_changes_the_output_is_not_lost(probe):
     model = trained_norms(plain(), "plain")
     model.register_forward_hook(lambda module, inputs, output: 2 * output)
     torch.testing.assert_close(folded(model, probe)(probe), model(probe))
+
+
+class Declared(nn.Module):
+    """A network with a norm to fold that declares a surrogate, which tracing would lose."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = plain()
+
+    def surrogate(self, x):
+        return self.body(x)
+
+    def forward(self, x):
+        return self.body(torch.round(x))
+
+
+def test_prepare_folds_where_it_is_given_images(probe):
+    model = trained_norms(plain(), "plain")
+    assert norms(prepare(model, probe)) == 0
+    assert norms(prepare(model)) == 1
+
+
+def test_prepare_leaves_a_defence_that_declares_its_gradient(probe):
+    model = trained_norms(Declared(), "declared")
+    prepared = prepare(model, probe)
+    assert norms(prepared) == 1
+    x = probe.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(prepared(x).sum(), x)
+    assert gradient.abs().sum() > 0

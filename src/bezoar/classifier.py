@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bezoar import checks
+from bezoar.folding import folded
 from bezoar.seeds import subkeys
 
 PASSES = 8  # over the same images, to see whether the outputs are random
@@ -72,17 +73,26 @@ def frozen(classifier: nn.Module) -> Iterator[nn.Module]:
             parameter.requires_grad_(requires_grad)
 
 
-def prepare(classifier: nn.Module) -> nn.Module:
+def prepare(classifier: nn.Module, probe: Tensor | None = None) -> nn.Module:
     """Make the copy that the engine attacks: eval mode, frozen, channels-last.
 
     The original is not touched. The copy computes the same function; only the order of sums
     inside a convolution may differ, by rounding. Where a module declares a ``surrogate``, the
     gradient of the copy is the surrogate's (BPDA, arXiv:1802.00420, section 4.1).
+
+    Args:
+        classifier: images to logits.
+        probe: some images, by which batch norm is folded into convolutions where it may be; see
+            ``folding``. A classifier that declares a surrogate or its randomness is left as it is.
     """
     copy = deepcopy(classifier).eval().requires_grad_(False)
+    declared = random_modules(copy)
     for module in copy.modules():
         if callable(getattr(module, "surrogate", None)):
             module.forward = MethodType(_with_surrogate, module)
+            declared.append(module)
+    if probe is not None and not declared:
+        copy = folded(copy, probe.to(device_of(copy)))
     return copy.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 

@@ -142,7 +142,7 @@ class Referee:
             classifiers.require(network, probe, len(images.classes))
         self._attack, self._batch = attack, batch
         self._classifier, self._images, self._away_from = classifier, images, away_from
-        self._prepared = classifiers.prepare(aim)
+        self._prepared = classifiers.prepare(aim, probe)
         attacked, judged = (
             bool(classifiers.random_modules(network)) or classifiers.outputs_random(network, probe)
             for network in (aim, classifier)

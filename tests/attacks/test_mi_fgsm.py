@@ -44,12 +44,15 @@ def gradient_at(case, point):
 
 
 def loop(case, gradient_of, decay=MU):
-    """The paper's loop with another gradient in it: ``gradient_of(x_t, velocity, t)``."""
+    """The paper's loop with another gradient in it: ``gradient_of(x_t, velocity, t)``.
+
+    Its gradients have a mean size of 1, not a sum of 1: only looking ahead sees the difference.
+    """
     _, x, _ = case
     x_adv, velocity = x, torch.zeros_like(x)
     for t in range(STEPS):
         gradient = gradient_of(x_adv, velocity, t)
-        velocity = decay * velocity + gradient / gradient.abs().sum(dim=(1, 2, 3), keepdim=True)
+        velocity = decay * velocity + gradient / gradient.abs().mean(dim=(1, 2, 3), keepdim=True)
         x_adv = x_adv + EPS / STEPS * velocity.sign()
         x_adv = torch.min(torch.max(x_adv, x - EPS), x + EPS).clamp(0, 1)
     return x_adv
@@ -72,7 +75,8 @@ def test_nesterov_looks_ahead(case):
 
 def test_scale_copies_are_averaged(case):
     def gradient(x, velocity, t):
-        return sum(gradient_at(case, x / 2**i) / 2**i for i in range(3)) / 3
+        ahead = x + EPS / STEPS * MU * velocity
+        return sum(gradient_at(case, ahead / 2**i) / 2**i for i in range(3)) / 3
 
     found = run(SIFGSM(eps=EPS, steps=STEPS, decay=MU, copies=3), case)
     torch.testing.assert_close(found.x_adv, loop(case, gradient), atol=1e-9, rtol=0)
@@ -101,7 +105,6 @@ def test_smoothing_is_the_mean_over_shifts(case):
     "attack",
     [
         NIFGSM(eps=EPS, steps=1, decay=MU),
-        SIFGSM(eps=EPS, steps=STEPS, decay=MU, copies=1),
         DIFGSM(eps=EPS, steps=STEPS, decay=MU, p=0),
         DIFGSM(eps=EPS, steps=STEPS, decay=MU, smallest=1),
         TIFGSM(eps=EPS, steps=STEPS, decay=MU, kernel=1),
@@ -113,6 +116,18 @@ def test_smoothing_is_the_mean_over_shifts(case):
 def test_without_what_they_add_all_are_mi_fgsm(attack, case):
     expected = run(MIFGSM(eps=EPS, steps=attack.steps, decay=MU), case).x_adv
     torch.testing.assert_close(run(attack, case).x_adv, expected, atol=1e-9, rtol=0)
+
+
+def test_one_copy_is_nesterovs_attack(case):
+    expected = run(NIFGSM(eps=EPS, steps=STEPS, decay=MU), case).x_adv
+    found = run(SIFGSM(eps=EPS, steps=STEPS, decay=MU, copies=1), case).x_adv
+    torch.testing.assert_close(found, expected, atol=1e-9, rtol=0)
+
+
+def test_looking_ahead_makes_a_difference(case):
+    of_ni = run(NIFGSM(eps=EPS, steps=STEPS, decay=1.0), case).x_adv
+    of_mi = run(MIFGSM(eps=EPS, steps=STEPS, decay=1.0), case).x_adv
+    assert (of_ni - of_mi).abs().max() > 0.01
 
 
 def test_without_momentum_it_is_the_basic_iterative_method(case):

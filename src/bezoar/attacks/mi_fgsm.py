@@ -36,10 +36,12 @@ class MIFGSM(Attack):
     r"""Momentum iterative FGSM.
 
     .. math::
-        g_{t+1} = \mu g_t + \frac{\nabla_x L(f(x_t), y)}{\lVert\nabla_x L(f(x_t), y)\rVert_1},
+        g_{t+1} = \mu g_t + \frac{d\,\nabla_x L(f(x_t), y)}{\lVert\nabla_x L(f(x_t), y)\rVert_1},
         \qquad x_{t+1} = \Pi_\epsilon\bigl(x_t + \alpha\,\mathrm{sign}\,g_{t+1}\bigr)
 
-    with alpha = eps / steps, from the clean image. Paper: arXiv:1710.06081, algorithm 1. Cost:
+    with alpha = eps / steps, from the clean image. Paper: arXiv:1710.06081, algorithm 1; the factor
+    d, the number of values of an image, leaves the steps as they are, and gives g the size of a
+    step for those that look ahead along it. Cost:
     ``steps`` forward and backward passes an image, and one forward pass to judge the last point.
 
     Args:
@@ -78,8 +80,8 @@ def at_rest(x: Tensor, noise: Noise) -> Momentum:
 
 def moved(state: Momentum, gradient: Tensor, eps: float, steps: int, decay: float) -> Momentum:
     """One step of length eps / steps along the velocity, once ``gradient`` is added to it."""
-    length = norms_l1(gradient)
-    velocity = decay * state.velocity + gradient / length.clamp(min=1e-30)
+    size = norms_l1(gradient) / state.x[0].numel()
+    velocity = decay * state.velocity + gradient / size.clamp(min=1e-30)
     radius = linf_radius(eps)
     x_adv = project_linf(state.x_adv + radius / steps * velocity.sign(), state.x, radius)
     return Momentum(x_adv, state.x, velocity, state.age + 1, state.key)

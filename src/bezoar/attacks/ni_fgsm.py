@@ -17,11 +17,12 @@ class NIFGSM(Attack):
     r"""MI-FGSM with Nesterov's gradient, taken where the momentum is about to lead.
 
     .. math::
-        g_{t+1} = \mu g_t + \frac{\nabla}{\lVert\nabla\rVert_1}, \qquad
+        g_{t+1} = \mu g_t + \frac{d\,\nabla}{\lVert\nabla\rVert_1}, \qquad
         \nabla = \nabla_x L(f(x_t + \alpha\mu g_t), y)
 
-    with the step of ``MIFGSM``. Paper: arXiv:1908.06281, section 3.2. Cost: ``steps`` forward and
-    backward passes an image, and one forward pass to judge the last point.
+    with the step of ``MIFGSM``. Paper: arXiv:1908.06281, section 3.2, where the factor d is
+    missing: then the look ahead would be a d-th of a step. Cost: ``steps`` forward and backward
+    passes an image, and one forward pass to judge the last point.
 
     Args:
         eps: radius of the Linf ball, in pixel units of [0, 1].
@@ -44,9 +45,14 @@ class NIFGSM(Attack):
         return at_rest(x, noise)
 
     def step(self, state: Momentum, oracle: Oracle) -> Momentum:
-        ahead = linf_radius(self.eps) / self.steps * self.decay * state.velocity
-        _, gradient = oracle.gradient(state.x_adv + ahead, cross_entropy)
+        point = ahead(state, self.eps, self.steps, self.decay)
+        _, gradient = oracle.gradient(point, cross_entropy)
         return moved(state, gradient, self.eps, self.steps, self.decay)
 
     def best(self, state: Momentum) -> Tensor:
         return state.x_adv
+
+
+def ahead(state: Momentum, eps: float, steps: int, decay: float) -> Tensor:
+    """Where the momentum is about to lead each image."""
+    return state.x_adv + linf_radius(eps) / steps * decay * state.velocity

@@ -201,7 +201,7 @@ class Attack(Protocol):
         noise = Noise.first(seed, type(self).__name__, np.arange(len(x)))
         run = shrink if self.refines and self.eps == float("inf") else search
         goal = Untargeted(y) if isinstance(y, Tensor) else y
-        return run(self, prepare(classifier), x, goal, noise).x_adv.to(x)
+        return run(self, prepare(classifier, x[:4]), x, goal, noise).x_adv.to(x)
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -8,20 +8,21 @@ from torch import Tensor
 from bezoar import checks
 from bezoar.attacks.losses import cross_entropy
 from bezoar.attacks.mi_fgsm import Momentum, at_rest, moved
+from bezoar.attacks.ni_fgsm import ahead
 from bezoar.attacks.protocol import Attack, Oracle
 from bezoar.seeds import Noise
 
 
 @dataclass(frozen=True, kw_only=True)
 class SIFGSM(Attack):
-    r"""MI-FGSM on the mean gradient of scale copies of the image.
+    r"""NI-FGSM on the mean gradient of scale copies of the image, SI-NI-FGSM in the paper.
 
     .. math::
-        \nabla = \frac1m \sum_{i=0}^{m-1} \nabla_x L\bigl(f(x_t / 2^i), y\bigr)
+        \nabla = \frac1m \sum_{i=0}^{m-1} \nabla_x L\bigl(f((x_t + \alpha\mu g_t) / 2^i), y\bigr)
 
     Networks often give a darker copy the same class, so the copies stand for further networks.
-    Paper: arXiv:1908.06281, section 3.3, here without Nesterov's gradient. Cost: ``copies * steps``
-    forward and backward passes an image, and one forward pass to judge the last point.
+    Paper: arXiv:1908.06281, algorithm 1. Cost: ``copies * steps`` forward and backward passes an
+    image, and one forward pass to judge the last point.
 
     Args:
         eps: radius of the Linf ball, in pixel units of [0, 1].
@@ -48,8 +49,9 @@ class SIFGSM(Attack):
 
     def step(self, state: Momentum, oracle: Oracle) -> Momentum:
         gradient = torch.zeros_like(state.x)
+        point = ahead(state, self.eps, self.steps, self.decay)
         for i in range(self.copies):
-            _, of_copy = oracle.gradient(state.x_adv / 2**i, cross_entropy)
+            _, of_copy = oracle.gradient(point / 2**i, cross_entropy)
             gradient += of_copy / 2**i / self.copies
         return moved(state, gradient, self.eps, self.steps, self.decay)
 

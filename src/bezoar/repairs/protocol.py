@@ -91,7 +91,7 @@ class Stop:
         """Clean and robust accuracy of the model now; ``round_`` gives the attack fresh noise."""
         images = validation.first(min(self.images or len(validation), len(validation)))
         x, y = images.batch(slice(None))
-        prepared = prepare(model)
+        prepared = prepare(model, x[:4])
         right = predict(prepared, x).argmax(dim=1) == y
         meter.forward += len(x)
         robust = right.clone()
