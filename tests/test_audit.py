@@ -17,7 +17,10 @@ from bezoar.verdicts import at_least
 NOTES = {"command": "bezoar", "version": "0", "revision": "abc", "machine": "2 cores"}
 
 
-def measured(metric, robust, index=None, *, norm="linf", eps=0.1, aim="w", wrong=()):
+INF = float("inf")
+
+
+def measured(metric, robust, index=None, *, norm="linf", eps=0.1, aim="w", wrong=(), distance=None):
     """A measurement of images of class 0: ``robust`` says which stand, ``wrong`` who never did."""
     count = len(robust)
     zeros = np.zeros(count, np.int64)
@@ -31,7 +34,7 @@ def measured(metric, robust, index=None, *, norm="linf", eps=0.1, aim="w", wrong
         adversarial=adversarial,
         clean_loss=np.full(count, 0.5, np.float32),
         loss=np.arange(count, dtype=np.float32),
-        distance=np.full(count, eps, np.float32),
+        distance=np.array([eps] * count if distance is None else distance, np.float32),
         first_success=-adversarial,
         forward=np.full(count, 2),
         backward=np.full(count, 1),
@@ -72,7 +75,7 @@ class TestWorstCase:
             measured("c@0.1", [0, 0], aim="other"),
         ]
         assert audit.worst_case([measured("d@0.1", [1, 1]), *others], 0.1) == Rate(2, 2)
-        with pytest.raises(ValueError, match=r"eps=0.1: expected at least one Linf attack"):
+        with pytest.raises(ValueError, match=r"eps=0.1: expected at least one attack of this"):
             audit.worst_case(others, 0.1)
 
 
@@ -96,6 +99,47 @@ class TestRows:
         few = measured("b@0.1", [1], wrong=[0])
         rows = audit.rows("x", [few, measured("a@0.1", [1, 1, 1, 1], wrong=[0])])
         assert rows[0] == audit.rate_row("x", 7, "clean", Rate(3, 4))
+
+    def test_without_a_radius_there_are_distances_and_a_rate_at_the_radius(self):
+        free = measured("fmn", [0, 0, 0, 1], eps=INF, distance=[0.05, 0.2, 0.3, 0], wrong=[3])
+        rows = audit.rows("x", [free], eps=0.1)
+        assert [(row["metric"], row["value"]) for row in rows] == [
+            ("clean", 0.75),
+            ("robust@0.1", 0.5),
+            ("fmn@0.1", 0.5),
+            ("found:fmn", 1.0),
+            ("median:linf", pytest.approx(0.2)),
+            ("loss", 0.5),
+            ("passes:measuring", 12.0),
+        ]
+        middle = rows[4]
+        assert (middle["n"], middle["low"], middle["high"]) == pytest.approx((3, 0.05, 0.3))
+
+    def test_a_median_that_was_not_found_has_no_row(self):
+        free = measured("fmn", [0, 1], eps=INF, distance=[0.05, 0])
+        values = {row["metric"]: row["value"] for row in audit.rows("x", [free])}
+        assert values["found:fmn"] == 0.5
+        assert [metric for metric in values if metric.startswith("median")] == []
+
+    def test_several_have_the_nearest_of_all_and_their_own(self):
+        both = [
+            measured("fmn", [0, 0, 0], eps=INF, distance=[0.1, 0.4, 0.5]),
+            measured("deepfool", [0, 0, 0], eps=INF, distance=[0.2, 0.3, 0.6]),
+        ]
+        values = {row["metric"]: row["value"] for row in audit.rows("x", both, eps=0.1)}
+        assert values["median:linf"] == pytest.approx(0.3)
+        assert values["median:fmn"] == pytest.approx(0.4)
+        assert values["median:deepfool"] == pytest.approx(0.3)
+
+    def test_one_that_was_held_to_the_ball_goes_before_its_distances(self):
+        both = [measured("fmn@0.1", [0, 0]), measured("fmn", [0, 0], eps=INF, distance=[0.3, 0.3])]
+        rows = [row for row in audit.rows("x", both, eps=0.1) if row["metric"] == "fmn@0.1"]
+        assert [row["value"] for row in rows] == [0]
+
+    def test_in_another_norm_the_worst_case_says_so(self):
+        free = measured("fmn", [0, 0], norm="l2", eps=INF, distance=[0.5, 2.0])
+        values = {r["metric"]: r["value"] for r in audit.rows("x", [free], eps=1.0, norm="l2")}
+        assert (values["robust-l2@1"], values["fmn@1"]) == (0.5, 0.5)
 
     def test_they_make_a_valid_results_file(self):
         both = [measured("a@0.1", [1, 0]), measured("b@0.1", [1, 0])]

@@ -1,3 +1,4 @@
+import json
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -7,7 +8,19 @@ import torch.nn.functional as F
 from torch import nn
 
 from bezoar import referee as referee_module
-from bezoar.attacks import APGD, FGSM, FMN, PGD, PGDL2, AutoAttack, FGSMRandomStart, UniformNoise
+from bezoar.attacks import (
+    APGD,
+    DDN,
+    FGSM,
+    FMN,
+    PGD,
+    PGDL2,
+    AutoAttack,
+    DeepFool,
+    FABTargeted,
+    FGSMRandomStart,
+    UniformNoise,
+)
 from bezoar.attacks.protocol import Attack, Ball
 from bezoar.classifier import predict, weights_hash
 from bezoar.data.imageset import ImageSet
@@ -313,9 +326,47 @@ def test_an_attack_is_named_for_its_method_and_steps(attack, name):
     assert name_of(attack) == name
 
 
-def test_distances_without_a_ball_are_no_robust_accuracy(classifier, images):
-    with pytest.raises(ValueError, match=r"fmn100: eps=inf: expected a number at least 0"):
-        Referee(FMN(), classifier, images, seed=0)
+class Border(nn.Module):
+    """Class 0 up to 0.5 of the first pixel, and wherever the second is above 0.5: a step."""
+
+    def forward(self, x):
+        first, second = x.flatten(1)[:, :2].T
+        score = 0.5 - first + 10.0 * (second > 0.5)
+        return torch.stack([score, -score], dim=1)
+
+
+class TestWithoutARadius:
+    @pytest.fixture
+    def row(self):
+        """Distances 0.3 and 0.1; one that no gradient leads out of; one wrong from the start."""
+        x = torch.zeros(4, 1, 2, 2)
+        x[:, 0, 0, 0] = torch.tensor([0.2, 0.4, 0.4, 0.9])
+        x[2, 0, 0, 1] = 1
+        return ImageSet(x, torch.zeros(4, dtype=torch.int64), np.arange(4), ("a", "b"), "row/test")
+
+    @pytest.mark.parametrize(
+        "attack",
+        [DeepFool(), DeepFool(norm="linf"), FMN(), FMN(norm="l1"), DDN(), FABTargeted(steps=20)],
+        ids=repr,
+    )
+    def test_the_facts_hold_the_distance_of_each_image(self, attack, row):
+        found = measure(attack, Border(), row, seed=0)
+        assert found.stamp.eps == float("inf")
+        assert found.stamp.metric == name_of(attack)
+        reach = found.facts.reach()
+        np.testing.assert_allclose(reach[:2], [0.3, 0.1], rtol=0.1)
+        assert reach[2:].tolist() == [float("inf"), 0.0]
+        assert (reach[:2] >= [0.3, 0.1]).all()
+        np.testing.assert_allclose(reach[:2], found.facts.distance[:2], rtol=1e-6)
+
+    def test_what_was_wrong_from_the_start_is_not_attacked(self, row):
+        facts = measure(FMN(), Border(), row, seed=0).facts
+        assert (facts.backward[3], facts.distance[3]) == (0, 0)
+
+    def test_no_radius_is_null_in_json(self, row):
+        stamp = Referee(FMN(), Border(), row, seed=0).stamp
+        assert stamp.as_dict()["eps"] is None
+        assert json.loads(json.dumps(stamp.as_dict(), allow_nan=False))["metric"] == "fmn100"
 
 
 def test_autoattack_is_measured_like_any_other(classifier, images):

@@ -1,17 +1,19 @@
 """Which measurements a model gets, and what they add up to."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from bezoar import classifier as classifiers
 from bezoar.attacks import FGSM, PGD, Attack, UniformNoise
 from bezoar.data.imageset import ImageSet
 from bezoar.referee import Measurement
-from bezoar.results import Rate
+from bezoar.results import Facts, Median, Rate, border, standing, worst_name
 from bezoar.sanity import Warning, warnings
 from bezoar.verdicts import Verdict, at_least
 
@@ -44,33 +46,77 @@ def evasion(
     return [*attacks, UniformNoise(eps=eps, restarts=10)]
 
 
-def rows(case: str, measurements: Sequence[Measurement], *, eps: float | None = None) -> list[Row]:
-    """Rows of the result table: clean, every attack, the worst case at ``eps``, losses.
+def rows(
+    case: str,
+    measurements: Sequence[Measurement],
+    *,
+    eps: float | None = None,
+    norm: str = "linf",
+) -> list[Row]:
+    """Rows of the result table: clean, worst case, every attack, distances, losses.
+
+    An attack without a radius gives no rate of its own but distances: ``median:NORM`` of the
+    nearest fooling images that any of them found, ``median:NAME`` for each where there are
+    several, and ``found:NAME``, how many of the images that were right it fooled at all. With half
+    of them or more not found the median is not known, and its row is missing.
 
     Args:
         case: name of the case.
         measurements: on the same images, or on the first of them.
-        eps: radius of the row ``robust@EPS``, the worst case over all attacks of that radius,
-            image by image.
+        eps: radius of the row ``robust@EPS``, the worst case over all attacks, image by image;
+            and of a row ``NAME@EPS`` for each attack without a radius.
+        norm: their norm.
     """
-    found = [
-        rate_row(case, m.stamp.seed, m.stamp.metric, m.facts.robust_accuracy) for m in measurements
-    ]
     most = max(measurements, key=lambda m: len(m.facts))
     seed, facts = most.stamp.seed, most.facts
     first = [rate_row(case, seed, "clean", facts.clean_accuracy)]
     if eps is not None:
-        name = f"robust@{eps:g}"
-        first.append(rate_row(case, seed, name, worst_case(measurements, eps)))
+        first.append(
+            rate_row(case, seed, worst_name(norm, eps), worst_case(measurements, eps, norm))
+        )
+    held = [m for m in measurements if m.stamp.eps != math.inf]
+    free = [m for m in measurements if m.stamp.eps == math.inf]
+    rates = {m.stamp.metric: m.facts.robust_accuracy for m in held}
+    if eps is not None:
+        for m in free:
+            if m.stamp.norm == norm:  # one that was held to the ball comes first
+                rates.setdefault(f"{m.stamp.metric}@{eps:g}", m.facts.robust_at(eps))
     losses = {"loss": facts.clean_loss}
-    losses |= {f"loss:{m.stamp.metric}": m.facts.loss for m in measurements}
+    losses |= {f"loss:{m.stamp.metric}": m.facts.loss for m in held}
     spent = sum(int((m.facts.forward + m.facts.backward).sum()) for m in measurements)
     return [
         *first,
-        *found,
+        *(rate_row(case, seed, name, rate) for name, rate in rates.items()),
+        *_distances(case, seed, free),
         *(number_row(case, seed, name, float(loss.mean())) for name, loss in losses.items()),
         number_row(case, seed, "passes:measuring", float(spent)),
     ]
+
+
+def _distances(case: str, seed: int, free: Sequence[Measurement]) -> list[Row]:
+    """Rows about the attacks without a radius: shares first, then distances."""
+    found: dict[str, NDArray[np.float64]] = {}
+    groups: dict[str, list[Facts]] = {}
+    for m in free:
+        found[m.stamp.metric] = border([m.facts])
+        groups.setdefault(m.stamp.norm, []).append(m.facts)
+    table = []
+    for name, distance in found.items():
+        if len(distance):
+            share = Rate(int(np.isfinite(distance).sum()), len(distance))
+            table.append(rate_row(case, seed, f"found:{name}", share))
+    several = any(len(group) > 1 for group in groups.values())
+    medians = {norm: border(group) for norm, group in groups.items()} | (found if several else {})
+    for name, distance in medians.items():
+        if len(distance) and (middle := Median.of(distance)).value < math.inf:
+            table.append(median_row(case, seed, f"median:{name}", middle))
+    return table
+
+
+def median_row(case: str, seed: int, metric: str, middle: Median) -> Row:
+    """A median with its count, and its interval unless that has no upper end."""
+    row = {**number_row(case, seed, metric, middle.value), "n": middle.total}
+    return row if middle.high == math.inf else {**row, "low": middle.low, "high": middle.high}
 
 
 def rate_row(case: str, seed: int, metric: str, rate: Rate) -> Row:
@@ -85,25 +131,21 @@ def number_row(case: str, seed: int, metric: str, value: float) -> Row:
     return {"case": case, "seed": seed, "metric": metric, "value": value}
 
 
-def worst_case(measurements: Sequence[Measurement], eps: float) -> Rate:
-    """Share of images that stand under every white-box attack of radius ``eps`` in Linf.
+def worst_case(measurements: Sequence[Measurement], eps: float, norm: str = "linf") -> Rate:
+    """Share of images that stand under every white-box attack at ``eps``, image by image.
 
-    Only images that all of them attacked count.
+    Attacks of smaller radii and without a radius count as well, see ``results.standing``.
+
+    Raises:
+        ValueError: no attack of the norm has this radius or none, or they share no image.
     """
-    own = [
-        m.facts
-        for m in measurements
-        if (m.stamp.norm, m.stamp.eps, m.stamp.access) == ("linf", eps, "white-box")
-    ]
-    if not own:
-        raise ValueError(f"eps={eps}: expected at least one Linf attack of this radius")
-    shared = own[0].index
-    for facts in own:
-        shared = np.intersect1d(shared, facts.index)
-    standing = np.ones(len(shared), dtype=bool)
-    for facts in own:
-        standing &= facts.robust[np.isin(facts.index, shared)]
-    return Rate(int(standing.sum()), len(shared))
+    _, stands = standing(_white_box(measurements, norm), eps)
+    return Rate(int(stands.sum()), len(stands))
+
+
+def _white_box(measurements: Sequence[Measurement], norm: str) -> list[tuple[Facts, float]]:
+    own = (m for m in measurements if (m.stamp.norm, m.stamp.access) == (norm, "white-box"))
+    return [(m.facts, m.stamp.eps) for m in own]
 
 
 def suspicions(
@@ -119,10 +161,13 @@ def suspicions(
     )
 
 
-def healthy(measurements: Sequence[Measurement], eps: float, floor: float = HEALTHY) -> Verdict:
-    """Whether enough images stand under the worst of all attacks of radius ``eps``."""
-    what = f"worst-case robust accuracy at eps {eps:g}"
-    return at_least(what, worst_case(measurements, eps), floor)
+def healthy(
+    measurements: Sequence[Measurement], eps: float, floor: float = HEALTHY, norm: str = "linf"
+) -> Verdict:
+    """Whether enough images stand under the worst of all attacks at ``eps``."""
+    where = f"eps {eps:g}" if norm == "linf" else f"{norm} eps {eps:g}"
+    what = f"worst-case robust accuracy at {where}"
+    return at_least(what, worst_case(measurements, eps, norm), floor)
 
 
 def results(

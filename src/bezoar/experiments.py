@@ -19,12 +19,13 @@ from bezoar.attacks import FGSM, Attack
 from bezoar.data.imageset import DataSet, ImageSet
 from bezoar.files import read_json, write_json
 from bezoar.fit import Progress, Row, silent
-from bezoar.referee import Measurement, Referee
+from bezoar.referee import Measurement, Referee, metric_of
 from bezoar.repairs import Evidence, Repair
 from bezoar.report import export
 from bezoar.runs import FileSnapshot, Run
 from bezoar.sanity import Warning
 from bezoar.training import Training
+from bezoar.verdicts import Verdict
 
 OnUnit = Callable[[str, int, int], None]
 
@@ -39,15 +40,25 @@ class Plan:
 
     Args:
         eps: radius that the verdict is about, in pixel units of [0, 1].
-        attacks: all attacks; at least one of radius ``eps``.
+        attacks: all attacks; at least one in ``norm`` of radius ``eps`` or without a radius.
         floor: worst-case robust accuracy at ``eps`` that counts as healthy.
         seed: names the noise.
+        norm: norm of the ball that the verdict is about.
     """
 
     eps: float
     attacks: Sequence[Attack]
     floor: float = audit.HEALTHY
     seed: int = 0
+    norm: str = "linf"
+
+    def rows(self, case: str, measured: Sequence[Measurement]) -> list[audit.Row]:
+        """The rows of a case in the result table."""
+        return audit.rows(case, measured, eps=self.eps, norm=self.norm)
+
+    def verdict(self, measured: Sequence[Measurement]) -> Verdict:
+        """Whether a case is healthy."""
+        return audit.healthy(measured, self.eps, self.floor, self.norm)
 
 
 def trained(
@@ -109,8 +120,8 @@ def attack(
     """
     run.keep_images(images)
     measured, found = _measured(run, "before", model, images, plan, on_unit)
-    verdict = {"sick": audit.healthy(measured, plan.eps, plan.floor)}
-    table = audit.rows("before", measured, eps=plan.eps)
+    verdict = {"sick": plan.verdict(measured)}
+    table = plan.rows("before", measured)
     return _finish(run, audit.results(run.notes, table, {"before": found}, verdict))
 
 
@@ -164,27 +175,17 @@ def repair(
     snapshot.clear()
 
     well, suspect = _measured(run, "after", repaired, images, plan, on_unit)
-    stale = run.measure(
-        "after",
-        Referee(
-            FGSM(eps=plan.eps),
-            repaired,
-            images,
-            seed=plan.seed,
-            aim=model,
-            metric=f"transfer:fgsm@{plan.eps:g}",
-        ),
-    )
-    table = [
-        *audit.rows("before", sick, eps=plan.eps),
-        *audit.rows("after", well, eps=plan.eps),
-        audit.rate_row("after", plan.seed, stale.stamp.metric, stale.facts.robust_accuracy),
-        *_costs(run, plan.seed),
-    ]
-    verdict = {
-        "sick": audit.healthy(sick, plan.eps, plan.floor),
-        "well": audit.healthy(well, plan.eps, plan.floor),
-    }
+    table = [*plan.rows("before", sick), *plan.rows("after", well)]
+    if plan.norm == "linf":
+        aimed = FGSM(eps=plan.eps)
+        metric = f"transfer:{metric_of(aimed)}"
+        judge = Referee(aimed, repaired, images, seed=plan.seed, aim=model, metric=metric)
+        stale = run.measure("after", judge)
+        table.append(
+            audit.rate_row("after", plan.seed, stale.stamp.metric, stale.facts.robust_accuracy)
+        )
+    table += _costs(run, plan.seed)
+    verdict = {"sick": plan.verdict(sick), "well": plan.verdict(well)}
     found = {"before": told, "after": suspect}
     return _finish(run, audit.results(run.notes, table, found, verdict))
 
@@ -219,6 +220,8 @@ def _finish(run: Run, results: dict[str, Any]) -> dict[str, Any]:
 def settings(plan: Plan, method: Repair | None = None, **more: Any) -> dict[str, Any]:
     """What identifies an experiment, for the run folder."""
     about = {"eps": plan.eps, "floor": plan.floor, "attacks": [repr(a) for a in plan.attacks]}
+    if plan.norm != "linf":
+        about["norm"] = plan.norm
     return {**about, **({"repair": repr(method)} if method else {}), **more}
 
 

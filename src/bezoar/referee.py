@@ -5,6 +5,7 @@ the classifier says to them and on which weights they were made is found out her
 method alike.
 """
 
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from bezoar import checks
 from bezoar import classifier as classifiers
 from bezoar.attacks import ATTACKS, Attack, Untargeted
-from bezoar.attacks.engine import perturb, search
+from bezoar.attacks.engine import perturb, search, shrink
 from bezoar.data.imageset import ImageSet
 from bezoar.geometry import DISTANCES
 from bezoar.results import Facts
@@ -37,7 +38,7 @@ class Stamp:
         attack: name of the method in the table of attacks.
         recipe: the attack with all its settings.
         norm: norm of the ball.
-        eps: its radius, in pixel units of [0, 1].
+        eps: its radius, in pixel units of [0, 1]; infinite for an attack that is held to none.
         steps: gradient steps of a start; 0 is noise, 1 a one-step attack.
         data: name of the images' split.
         seed: seed of the noise.
@@ -64,8 +65,9 @@ class Stamp:
         return "white-box" if self.made_on == self.scored_on else "transfer"
 
     def as_dict(self) -> dict[str, object]:
-        """For JSON; ``access`` is written too, for readers."""
-        return {**asdict(self), "access": self.access}
+        """For JSON: ``access`` is written too, for readers, and no radius is ``null``."""
+        eps = None if self.eps == math.inf else self.eps
+        return {**asdict(self), "eps": eps, "access": self.access}
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,10 @@ class Measurement:
 class Referee:
     """Measures one attack on one classifier over one set of images, unit by unit.
 
+    In a ball it looks for an image that fools. Without a radius the distance is what counts: of an
+    attack that goes on to nearer images it keeps the nearest, and an image that was not fooled has
+    no distance (``Facts.reach``).
+
     What unit k gives depends on k, the weights, the attack, the images and the seed alone.
 
     Args:
@@ -99,8 +105,7 @@ class Referee:
         batch: images in a pass.
 
     Raises:
-        ValueError: images and classifier do not fit, or an attack without a radius: what it finds
-            is distances, and robust accuracy is about a ball.
+        ValueError: images and classifier do not fit.
     """
 
     def __init__(
@@ -115,7 +120,7 @@ class Referee:
         metric: str | None = None,
         batch: int = 128,
     ) -> None:
-        checks.in_range(f"{name_of(attack)}: eps", attack.eps, 0)
+        checks.radius(f"{name_of(attack)}: eps", attack.eps)
         aim = classifier if aim is None else aim
         probe, _ = images.batch(torch.arange(min(8, len(images))))
         for network in (classifier, aim):
@@ -126,7 +131,9 @@ class Referee:
         # Where an image's logits depend on its neighbours, dropping some changes the others.
         one_shot = attack.steps <= 1 and attack.restarts == 1
         whole = one_shot or classifiers.neighbours_matter(aim, probe)
-        self._run = perturb if whole else search
+        nearest = attack.refines and attack.eps == math.inf
+        self._run = shrink if nearest else perturb if whole else search
+        self._whole = whole
         self.stamp = Stamp(
             metric=metric_of(attack) if metric is None else metric,
             attack=name_of(attack),
@@ -159,7 +166,7 @@ class Referee:
         noise = Noise.first(self.stamp.seed, f"{self.stamp.attack}/{self.stamp.data}", index)
         # An image that is wrong before the attack is not robust whatever the attack finds: the
         # search leaves it out. One-step attacks take all, so that their loss is that of the set.
-        known = self._run is search and self.stamp.made_on == self.stamp.scored_on
+        known = not self._whole and self.stamp.made_on == self.stamp.scored_on
         # Asked of the original where it may be, as score does, so that both agree to the bit.
         clean = classifiers.predict(self._classifier if known else self._prepared, x)
         todo = (clean.argmax(dim=1) == y) if known else torch.ones_like(y, dtype=torch.bool)
@@ -245,8 +252,11 @@ def measure(
 
 
 def metric_of(attack: Attack) -> str:
-    """Name of what an attack measures, in tables and as a folder: ``NAME@EPS``."""
-    return f"{name_of(attack)}@{attack.eps:g}"
+    """Name of what an attack measures, in tables and as a folder: ``NAME@EPS``.
+
+    Without a radius it is ``NAME``, and the tables have the distances that it found.
+    """
+    return name_of(attack) if attack.eps == math.inf else f"{name_of(attack)}@{attack.eps:g}"
 
 
 def name_of(attack: Attack) -> str:

@@ -1,5 +1,6 @@
 """What a measurement is: facts per image. Rates and intervals are derived when they are read."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
@@ -38,6 +39,36 @@ class Rate:
     def __str__(self) -> str:
         low, high = self.interval
         return f"{self.value:.1%} [{low:.1%}, {high:.1%}] ({self.count}/{self.total})"
+
+
+@dataclass(frozen=True)
+class Median:
+    """The middle of some distances, with its 95 % interval from their order; infinite for none.
+
+    The interval is that of the binomial test of the sign, and as wide as the smallest and the
+    largest of fewer than six.
+    """
+
+    value: float
+    low: float
+    high: float
+    total: int
+
+    @classmethod
+    def of(cls, distances: NDArray[np.float64]) -> "Median":
+        """Count what is infinite as further than all others.
+
+        Raises:
+            ValueError: there is no distance.
+        """
+        from scipy.stats import binom
+
+        if not len(distances):
+            raise ValueError("median of no distances: expected at least one")
+        ordered = np.sort(distances)
+        rank = max(1, int(binom.ppf(0.025, len(ordered), 0.5)))
+        ends = float(ordered[rank - 1]), float(ordered[-rank])
+        return cls(float(np.median(ordered)), *ends, len(ordered))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +122,19 @@ class Facts:
         right: NDArray[np.bool_] = (self.clean == self.label) & (self.adversarial == self.label)
         return right
 
+    def reach(self, eps: float = math.inf) -> NDArray[np.float64]:
+        """Least radius at which each image is known to be fooled, ``(N,)``; infinite if at none.
+
+        The distance of the image that fooled, and 0 for one that was wrong from the start. What
+        an attack of radius ``eps`` found counts as inside its ball, however it was rounded.
+        """
+        distance = np.minimum(self.distance.astype(np.float64), eps)
+        return np.where(self.robust, np.inf, np.where(self.clean == self.label, distance, 0.0))
+
+    def robust_at(self, eps: float) -> Rate:
+        """Share of all images that were right and were not fooled within a distance of ``eps``."""
+        return Rate(int((self.reach() > eps).sum()), len(self))
+
     @property
     def robust_accuracy(self) -> Rate:
         """Share of all images, also of those that were wrong before the attack."""
@@ -108,3 +152,63 @@ class Facts:
     def clean_accuracy(self) -> Rate:
         """Share of images whose clean version is classified correctly."""
         return Rate(int((self.clean == self.label).sum()), len(self))
+
+
+def standing(
+    found: Sequence[tuple[Facts, float]], eps: float
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Which images stand at a radius under all attacks of one norm, image by image.
+
+    An image that is fooled at one radius is fooled at every larger one: the smaller ball is part
+    of the larger. So attacks of smaller radii count as well, and those of none count by what they
+    found within ``eps``.
+
+    Args:
+        found: the facts of each attack and its radius, infinite for none; all of one norm.
+        eps: the radius.
+
+    Returns:
+        Positions of the images that all attacks of this radius or of none saw, increasing, and
+        whether each stands.
+
+    Raises:
+        ValueError: there is no attack of this radius or of none.
+    """
+    asked = [facts for facts, radius in found if radius in (eps, math.inf)]
+    if not asked:
+        raise ValueError(f"eps={eps:g}: expected at least one attack of this radius or of none")
+    index = _shared(asked)
+    stands = np.ones(len(index), dtype=np.bool_)
+    for facts, radius in found:
+        if radius <= eps or radius == math.inf:
+            _, here, there = np.intersect1d(
+                index, facts.index, assume_unique=True, return_indices=True
+            )
+            stands[here] &= facts.reach(radius)[there] > eps
+    return index, stands
+
+
+def border(found: Sequence[Facts]) -> NDArray[np.float64]:
+    """Distance of the nearest image that fooled, by any of some attacks without a radius.
+
+    One entry for each image that all of them saw and that was right from the start; infinite
+    where none was found.
+    """
+    index = _shared(found)
+    own = [facts.reach()[np.isin(facts.index, index)] for facts in found]
+    right = np.isin(index, found[0].index[found[0].clean == found[0].label])
+    least: NDArray[np.float64] = np.min(own, axis=0)[right]
+    return least
+
+
+def worst_name(norm: str, eps: float) -> str:
+    """The metric of the worst case over all attacks at a radius; Linf is not named."""
+    return f"robust@{eps:g}" if norm == "linf" else f"robust-{norm}@{eps:g}"
+
+
+def _shared(found: Sequence[Facts]) -> NDArray[np.int64]:
+    """Positions of the images that all of them have, increasing."""
+    index = found[0].index
+    for facts in found[1:]:
+        index = np.intersect1d(index, facts.index, assume_unique=True)
+    return index

@@ -89,7 +89,8 @@ def _of_each(own: Sequence[Measurement], classes: int) -> Iterator[Warning]:
         if zero > ZERO_SHARE:
             text = f"{name}: the first gradient is exactly zero on {zero:.1%} of the images"
             yield Warning("zero-gradients", text)
-        if m.stamp.norm == "linf" and m.stamp.eps >= 1 and m.stamp.steps > 1:
+        anywhere = m.stamp.eps == math.inf or (m.stamp.norm == "linf" and m.stamp.eps >= 1)
+        if anywhere and m.stamp.steps > 1:
             rate = facts.robust_accuracy
             if rate.interval[0] > SURVIVES:
                 text = f"{name}: {rate} still stand though every pixel may take any value"

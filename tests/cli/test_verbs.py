@@ -85,6 +85,47 @@ def test_an_attack_leaves_results_a_report_and_the_evidence(work, capsys):
     assert np.abs(adversarial(work / "run", "fgsm@0.1")).max() <= 1
 
 
+NEAREST = ("attack", "base.safetensors", "--images", "20", "--eps", "0.5", "--out", "run")
+
+
+def test_distances_are_told_found_again_and_taken_up(work, capsys):
+    words = [*NEAREST, "--attack", "deepfool", "--attack", "ddn:steps=20"]
+    assert cli.run(words) == 1
+    said = capsys.readouterr().out
+    assert "\nmedian:l2 " in said
+    assert "worst-case robust accuracy at l2 eps 0.5 at least 90.0%: " in said
+    found = values(work / "run")
+    worst = found["before", "robust-l2@0.5"]
+    assert worst <= min(found["before", "deepfool50@0.5"], found["before", "ddn20@0.5"])
+    assert found["before", "median:l2"] <= found["before", "median:deepfool50"]
+    before = contents(work / "run")
+    assert cli.run(words) == 1
+    assert contents(work / "run") == before
+    assert cli.run(["check", "run", "--model", "base.safetensors"]) == 0
+    page = (work / "run" / "report.html").read_text()
+    assert "numbers-disagree" not in page
+    assert "The worst case of ddn20 and deepfool50, image by image." in page
+
+
+def test_distances_in_linf_count_in_the_worst_case_at_eps(work):
+    few = ["--attack", "fgsm", "--attack", "fmn:steps=50", "--attack", "deepfool"]
+    cli.run(["attack", "base.safetensors", "--images", "20", *few, "--out", "run"])
+    found = values(work / "run")
+    assert found["before", "robust@0.1"] <= found["before", "fmn50@0.1"]
+    assert found["before", "robust@0.1"] <= found["before", "fgsm@0.1"]
+    assert ("before", "deepfool50@0.1") not in found  # it is in L2
+    assert {"median:linf", "median:l2"} <= {metric for _, metric in found}
+    assert "numbers-disagree" not in (work / "run" / "report.html").read_text()
+
+
+def test_a_repair_may_be_judged_by_distances(work):
+    words = ["repair", "base.safetensors", "--images", "10", "--rounds", "1", "--inner", "fgsm"]
+    assert cli.run([*words, "--attack", "deepfool", "--eps", "0.5", "--out", "run"]) in (0, 1)
+    found = values(work / "run")
+    assert {("before", "median:l2"), ("after", "median:l2")} <= set(found)
+    assert "numbers-disagree" not in (work / "run" / "report.html").read_text()
+
+
 @pytest.mark.usefixtures("work")
 def test_a_floor_that_is_met_is_exit_code_0():
     assert cli.run([*ATTACK, "--floor", "0"]) == 0

@@ -54,8 +54,9 @@ Attacks = Annotated[
     list[str] | None,
     typer.Option(
         "--attack",
-        help="Attack, NAME or NAME:FIELD=VALUE,...; may be given several times. Without it: FGSM "
-        "and PGD-40 along the curve, noise, and PGD-40 at eps 1.",
+        help="Attack, NAME or NAME:FIELD=VALUE,...; may be given several times. Its radius is "
+        "--eps, or none where it looks for the nearest image (deepfool, fmn, ...). Without it: "
+        "FGSM and PGD-40 along the curve, noise, and PGD-40 at eps 1.",
     ),
 ]
 Floor = Annotated[

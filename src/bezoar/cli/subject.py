@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from bezoar import audit, checkpoints, checks, data, experiments, models, recipes
+from bezoar.attacks import Attack
 from bezoar.classifier import require, weights_hash
 from bezoar.data.imageset import DataSet, ImageSet
 from bezoar.experiments import Plan
@@ -142,18 +143,27 @@ def plan(eps: str, curve: str, attacks: list[str] | None, floor: str, seed: int)
     for value in radii:
         checks.in_range("--curve", value, 0)
     if attacks:
-        chosen = [recipes.attack(text, eps=radius) for text in attacks]
-        if all(made.eps != radius or made.norm != "linf" for made in chosen):
-            found = ", ".join(repr(made) for made in chosen)
-            raise ValueError(f"--attack {found}: expected one in Linf of radius --eps {radius:g}")
+        chosen = [_chosen(text, radius) for text in attacks]
     else:
         chosen = audit.evasion(radius, radii)
+    norms = {made.norm for made in chosen if made.eps in (radius, float("inf"))}
+    if "linf" not in norms and len(norms) != 1:
+        found = ", ".join(repr(made) for made in chosen)
+        expected = f"expected one in Linf, or all in another norm, of radius --eps {radius:g}"
+        raise ValueError(f"--attack {found}: {expected} or without a radius")
+    norm = "linf" if "linf" in norms else norms.pop()
     for first, second in combinations(chosen, 2):
         metric = metric_of(first)
         if metric == metric_of(second):
             expected = f"expected one that tables call {metric}"
             raise ValueError(f"--attack or --curve: {first!r} and {second!r}: {expected}")
-    return Plan(eps=radius, attacks=chosen, floor=least, seed=seed)
+    return Plan(eps=radius, attacks=chosen, floor=least, seed=seed, norm=norm)
+
+
+def _chosen(text: str, radius: float) -> Attack:
+    """An attack at the radius, unless it usually has none and the text gives none."""
+    made = recipes.attack(text)
+    return made if made.eps == float("inf") else recipes.attack(text, eps=radius)
 
 
 def method(text: str, inner: str | None, eps: float, rounds: int, target: str) -> Repair:

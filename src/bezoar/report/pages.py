@@ -51,6 +51,13 @@ PAPER: Mapping[str, Published] = {
 }
 
 
+# What follows from the facts of an attack without a radius.
+DERIVED = {
+    "found": "fooled at any distance, of the images that were right",
+    "median": "distance of the nearest image that fools, of the images that were right",
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Line:
     """A metric in the table of before and after: a cell and a loss for each case."""
@@ -159,7 +166,8 @@ def _loss_of(metric: str) -> str:
 def _rank(metric: str) -> tuple[int, str, float]:
     """Clean and worst case, then attacks by name and radius, noise, images of other models."""
     name = metric.partition("@")[0]
-    place = 4 if ":" in name else {"clean": 0, "robust": 1, "noise": 3}.get(name, 2)
+    place = {"clean": 0, "robust": 1, "noise": 3}.get(name.partition("-")[0], 2)
+    place = 4 if ":" in name else place
     return place, name, tables.radius(metric) or 0.0
 
 
@@ -193,11 +201,13 @@ def _about(record: Record, metric: str, found: Headline | None) -> str:
         return "no attack"
     if found and metric == found.name and len(found.metrics) > 1:
         return f"right under every one of {', '.join(found.metrics)}"
-    stamps = [m.stamp for m in record.measured if m.metric == metric]
-    if not stamps:
-        return ""
-    access = "white-box" if all(m.white_box for m in record.measured if m.metric == metric) else ""
-    parts = (stamps[0].get("norm"), access or stamps[0].get("access"))
+    what, _, name = metric.partition(":")
+    of = [m for m in record.measured if m.metric == (name if what in DERIVED else metric)]
+    of = of or [m for m in record.measured if m.free and m.metric == metric.rpartition("@")[0]]
+    if not of:
+        return DERIVED.get(what, "")
+    access = "white-box" if all(m.white_box for m in of) else of[0].stamp.get("access")
+    parts = (DERIVED.get(what), of[0].stamp.get("norm"), access)
     return ", ".join(str(part) for part in parts if part)
 
 

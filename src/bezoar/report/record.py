@@ -54,8 +54,14 @@ class Measured:
 
     @property
     def ball(self) -> tuple[str, float]:
-        """Norm and radius that the attacker was held to."""
-        return str(self.stamp.get("norm")), float(self.stamp["eps"])
+        """Norm and radius that the attacker was held to, infinite for none."""
+        eps = self.stamp["eps"]
+        return str(self.stamp.get("norm")), math.inf if eps is None else float(eps)
+
+    @property
+    def free(self) -> bool:
+        """The attacker was held to no ball."""
+        return self.stamp["eps"] is None
 
     def adversarial(self, index: int) -> Pixels | None:
         """The attacked image ``(C, H, W)`` of one index; ``None`` where it was not attacked."""
@@ -185,8 +191,9 @@ def _measured(case: str, path: Path) -> Measured:
     stamp = _object(path)
     if not isinstance(stamp.get("metric"), str):
         raise ValueError(f"{path}: metric={stamp.get('metric')!r}: expected text")
-    if not finite(stamp.get("eps")):
-        raise ValueError(f"{path}: eps={stamp.get('eps')!r}: expected a finite number")
+    eps = stamp.get("eps", "none")
+    if eps is not None and not finite(eps):
+        raise ValueError(f"{path}: eps={eps!r}: expected a finite number, or null for no radius")
     files = sorted(path.parent.glob("[0-9]*.safetensors"))
     if not files:
         raise FileNotFoundError(f"{path.parent}: found no numbered .safetensors; measure again")

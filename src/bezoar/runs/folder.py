@@ -177,6 +177,8 @@ def _stamp(path: Path) -> Stamp:
     kinds = {field.name: field.type for field in fields(Stamp)}
     if not isinstance(meta, dict) or not set(kinds) <= set(meta):
         raise ValueError(f"{path}: expected an object with {sorted(kinds)}")
+    if meta["eps"] is None:  # JSON knows no infinity
+        meta["eps"] = math.inf
     for name, kind in kinds.items():
         if type(meta[name]) is not kind and not (kind is float and type(meta[name]) is int):
             raise ValueError(f"{path}: {name}={meta[name]!r}: expected a {kind}")
