@@ -20,7 +20,18 @@ NOTES = {"command": "bezoar", "version": "0", "revision": "abc", "machine": "2 c
 INF = float("inf")
 
 
-def measured(metric, robust, index=None, *, norm="linf", eps=0.1, aim="w", wrong=(), distance=None):
+def measured(
+    metric,
+    robust,
+    index=None,
+    *,
+    norm="linf",
+    eps=0.1,
+    aim="w",
+    wrong=(),
+    distance=None,
+    steps=1,
+):
     """A measurement of images of class 0: ``robust`` says which stand, ``wrong`` who never did."""
     count = len(robust)
     zeros = np.zeros(count, np.int64)
@@ -46,7 +57,7 @@ def measured(metric, robust, index=None, *, norm="linf", eps=0.1, aim="w", wrong
         recipe="",
         norm=norm,
         eps=eps,
-        steps=1,
+        steps=steps,
         data="three/test",
         seed=7,
         made_on=aim,
@@ -77,6 +88,37 @@ class TestWorstCase:
         assert audit.worst_case([measured("d@0.1", [1, 1]), *others], 0.1) == Rate(2, 2)
         with pytest.raises(ValueError, match=r"eps=0.1: expected at least one attack of this"):
             audit.worst_case(others, 0.1)
+
+
+class TestCurve:
+    def test_it_never_rises_though_each_attack_may(self):
+        sweep = [
+            measured("a@0.1", [0, 1, 1, 1]),
+            measured("a@0.2", [1, 0, 1, 1], eps=0.2),
+            measured("b@0.2", [1, 1, 1, 1], eps=0.2),
+            measured("a@0.3", [1, 1, 1, 0], eps=0.3),
+        ]
+        found = audit.curve(sweep)
+        assert found == {0.1: Rate(3, 4), 0.2: Rate(2, 4), 0.3: Rate(1, 4)}
+
+    def test_distances_and_radii_make_one_curve(self):
+        both = [
+            measured("fmn", [0, 0, 1], eps=INF, distance=[0.05, 0.15, 0]),
+            measured("a@0.2", [1, 1, 0], eps=0.2),
+        ]
+        found = audit.curve(both, radii=(0.05, 0.1))
+        assert found == {0.05: Rate(2, 3), 0.1: Rate(2, 3), 0.2: Rate(0, 3)}
+
+    def test_radii_that_nobody_attacked_at_are_no_points(self):
+        assert list(audit.curve([measured("a@0.2", [1, 0], eps=0.2)], radii=(0.1,))) == [0.2]
+
+    def test_other_norms_transfer_and_noise_alone_give_no_point(self):
+        others = [
+            measured("a@0.1", [0], norm="l2"),
+            measured("b@0.1", [0], aim="other"),
+            measured("noise@0.1", [0], steps=0),
+        ]
+        assert audit.curve(others) == {}
 
 
 class TestRows:
@@ -140,6 +182,24 @@ class TestRows:
         free = measured("fmn", [0, 0], norm="l2", eps=INF, distance=[0.5, 2.0])
         values = {r["metric"]: r["value"] for r in audit.rows("x", [free], eps=1.0, norm="l2")}
         assert (values["robust-l2@1"], values["fmn@1"]) == (0.5, 0.5)
+
+    def test_the_radius_asked_for_comes_before_the_rest_of_the_curve(self):
+        sweep = [measured(f"a@{eps}", [1, 0], eps=eps) for eps in (0.05, 0.1, 0.2)]
+        names = [row["metric"] for row in audit.rows("x", sweep, eps=0.1)]
+        assert names[1:4] == ["robust@0.1", "robust@0.05", "robust@0.2"]
+
+    def test_a_search_by_scores_tells_what_it_reached_by_queries(self):
+        scores = measured("square@0.1", [0, 0, 1, 0], steps=200, wrong=[3])
+        scores.facts.backward[:] = 0
+        scores.facts.forward[:] = [11, 12, 201, 1]
+        rows = audit.rows("x", [scores])
+        found = {
+            row["metric"]: (row["value"], row["n"]) for row in rows if "success" in row["metric"]
+        }
+        assert found == {
+            "success10:square@0.1": (pytest.approx(1 / 3), 3),
+            "success100:square@0.1": (pytest.approx(2 / 3), 3),
+        }
 
     def test_they_make_a_valid_results_file(self):
         both = [measured("a@0.1", [1, 0]), measured("b@0.1", [1, 0])]

@@ -5,7 +5,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bezoar.results import Facts, Median, Rate, border, standing, worst_name
+from bezoar.results import (
+    Facts,
+    Median,
+    Rate,
+    border,
+    standing,
+    success_by_queries,
+    worst_name,
+)
 
 
 def facts(**columns):
@@ -168,3 +176,14 @@ def test_the_border_is_that_of_the_nearest_image_of_those_that_were_right():
 def test_the_worst_case_names_its_norm_unless_it_is_linf():
     assert worst_name("linf", 8 / 255) == "robust@0.0313725"
     assert worst_name("l2", 0.5) == "robust-l2@0.5"
+
+
+class TestSuccessByQueries:
+    def test_counts_those_that_were_right_and_not_the_look_at_the_clean_image(self):
+        search = facts(forward=np.array([101, 5, 1]), backward=np.zeros(3, np.int64))
+        found = success_by_queries(search, (3, 4, 1000))
+        assert found == [Rate(0, 2), Rate(1, 2), Rate(1, 2)]
+
+    def test_an_attack_that_saw_gradients_is_refused(self):
+        with pytest.raises(ValueError, match="backward passes found: expected an attack that sees"):
+            success_by_queries(facts(), (10,))

@@ -13,7 +13,7 @@ from bezoar import classifier as classifiers
 from bezoar.attacks import FGSM, PGD, Attack, UniformNoise
 from bezoar.data.imageset import ImageSet
 from bezoar.referee import Measurement
-from bezoar.results import Facts, Median, Rate, border, standing, worst_name
+from bezoar.results import Facts, Median, Rate, border, standing, success_by_queries, worst_name
 from bezoar.sanity import Warning, warnings
 from bezoar.verdicts import Verdict, at_least
 
@@ -52,6 +52,7 @@ def rows(
     *,
     eps: float | None = None,
     norm: str = "linf",
+    radii: Iterable[float] = (),
 ) -> list[Row]:
     """Rows of the result table: clean, worst case, every attack, distances, losses.
 
@@ -60,20 +61,25 @@ def rows(
     several, and ``found:NAME``, how many of the images that were right it fooled at all. With half
     of them or more not found the median is not known, and its row is missing.
 
+    One that sees scores only gives ``successQUERIES:NAME``: how many of the images that were right
+    it fooled within 10, 100, ... queries.
+
     Args:
         case: name of the case.
         measurements: on the same images, or on the first of them.
         eps: radius of the row ``robust@EPS``, the worst case over all attacks, image by image;
-            and of a row ``NAME@EPS`` for each attack without a radius.
+            and of a row ``NAME@EPS`` for each attack without a radius. The other points of the
+            curve, see ``curve``, come after it.
         norm: their norm.
+        radii: further points of the curve, where there is an attack without a radius.
     """
     most = max(measurements, key=lambda m: len(m.facts))
     seed, facts = most.stamp.seed, most.facts
     first = [rate_row(case, seed, "clean", facts.clean_accuracy)]
     if eps is not None:
-        first.append(
-            rate_row(case, seed, worst_name(norm, eps), worst_case(measurements, eps, norm))
-        )
+        points = {eps: worst_case(measurements, eps, norm), **curve(measurements, norm, radii)}
+        named = {worst_name(norm, radius): rate for radius, rate in points.items()}
+        first += [rate_row(case, seed, name, rate) for name, rate in named.items()]
     held = [m for m in measurements if m.stamp.eps != math.inf]
     free = [m for m in measurements if m.stamp.eps == math.inf]
     rates = {m.stamp.metric: m.facts.robust_accuracy for m in held}
@@ -88,6 +94,7 @@ def rows(
         *first,
         *(rate_row(case, seed, name, rate) for name, rate in rates.items()),
         *_distances(case, seed, free),
+        *(row for m in held for row in _by_queries(case, m)),
         *(number_row(case, seed, name, float(loss.mean())) for name, loss in losses.items()),
         number_row(case, seed, "passes:measuring", float(spent)),
     ]
@@ -111,6 +118,19 @@ def _distances(case: str, seed: int, free: Sequence[Measurement]) -> list[Row]:
         if len(distance) and (middle := Median.of(distance)).value < math.inf:
             table.append(median_row(case, seed, f"median:{name}", middle))
     return table
+
+
+def _by_queries(case: str, m: Measurement) -> list[Row]:
+    """Rows about an attack that sees scores only; none of any other."""
+    right = m.facts.clean == m.facts.label
+    if m.stamp.steps <= 1 or m.facts.backward.any() or not right.any():
+        return []
+    budgets = [10**k for k in range(1, 10) if 10**k < m.facts.forward.max()]
+    rates = zip(budgets, success_by_queries(m.facts, budgets), strict=True)
+    return [
+        rate_row(case, m.stamp.seed, f"success{budget}:{m.stamp.metric}", rate)
+        for budget, rate in rates
+    ]
 
 
 def median_row(case: str, seed: int, metric: str, middle: Median) -> Row:
@@ -141,6 +161,21 @@ def worst_case(measurements: Sequence[Measurement], eps: float, norm: str = "lin
     """
     _, stands = standing(_white_box(measurements, norm), eps)
     return Rate(int(stands.sum()), len(stands))
+
+
+def curve(
+    measurements: Sequence[Measurement], norm: str = "linf", radii: Iterable[float] = ()
+) -> dict[float, Rate]:
+    """Worst-case accuracy by radius, increasing: it can only fall.
+
+    Its points are the radii that were attacked, noise alone not counted, and ``radii`` too where
+    there is an attack without a radius. An image that is fooled stays fooled from there on.
+    """
+    own = [m for m in measurements if (m.stamp.norm, m.stamp.access) == (norm, "white-box")]
+    points = {m.stamp.eps for m in own if m.stamp.steps}
+    if math.inf in points:
+        points |= set(radii)
+    return {eps: worst_case(own, eps, norm) for eps in sorted(points - {math.inf})}
 
 
 def _white_box(measurements: Sequence[Measurement], norm: str) -> list[tuple[Facts, float]]:

@@ -44,6 +44,7 @@ class Plan:
         floor: worst-case robust accuracy at ``eps`` that counts as healthy.
         seed: names the noise.
         norm: norm of the ball that the verdict is about.
+        radii: further points of the curve, where there is an attack without a radius.
     """
 
     eps: float
@@ -51,10 +52,11 @@ class Plan:
     floor: float = audit.HEALTHY
     seed: int = 0
     norm: str = "linf"
+    radii: Sequence[float] = ()
 
     def rows(self, case: str, measured: Sequence[Measurement]) -> list[audit.Row]:
         """The rows of a case in the result table."""
-        return audit.rows(case, measured, eps=self.eps, norm=self.norm)
+        return audit.rows(case, measured, eps=self.eps, norm=self.norm, radii=self.radii)
 
     def verdict(self, measured: Sequence[Measurement]) -> Verdict:
         """Whether a case is healthy."""
@@ -222,6 +224,8 @@ def settings(plan: Plan, method: Repair | None = None, **more: Any) -> dict[str,
     about = {"eps": plan.eps, "floor": plan.floor, "attacks": [repr(a) for a in plan.attacks]}
     if plan.norm != "linf":
         about["norm"] = plan.norm
+    if plan.radii:
+        about["radii"] = list(plan.radii)
     return {**about, **({"repair": repr(method)} if method else {}), **more}
 
 

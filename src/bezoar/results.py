@@ -188,6 +188,22 @@ def standing(
     return index, stands
 
 
+def success_by_queries(facts: Facts, budgets: Sequence[int]) -> list[Rate]:
+    """Share of the images that were right which a search fools within each budget of queries.
+
+    Read off the forward passes, which end with the step that fools: an attack that asks several
+    times a step is charged for all of the step. The referee's own look at the clean image is not.
+
+    Raises:
+        ValueError: the attack saw gradients, or no image was right from the start.
+    """
+    if facts.backward.any():
+        raise ValueError("backward passes found: expected an attack that sees scores only")
+    right = facts.clean == facts.label
+    queries = np.where(facts.robust, np.inf, facts.forward - 1)[right]
+    return [Rate(int((queries <= budget).sum()), len(queries)) for budget in budgets]
+
+
 def border(found: Sequence[Facts]) -> NDArray[np.float64]:
     """Distance of the nearest image that fooled, by any of some attacks without a radius.
 

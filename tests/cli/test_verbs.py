@@ -118,6 +118,27 @@ def test_distances_in_linf_count_in_the_worst_case_at_eps(work):
     assert "numbers-disagree" not in (work / "run" / "report.html").read_text()
 
 
+def test_a_sweep_and_distances_make_one_curve_that_falls(work):
+    sweep = ["--attack", "pgd:steps=3,eps=0.05", "--attack", "fgsm", "--attack", "fmn:steps=50"]
+    words = ["attack", "base.safetensors", "--images", "20", *sweep, "--curve", "0.02,0.2"]
+    cli.run([*words, "--out", "run"])
+    found = values(work / "run")
+    points = [found["before", f"robust@{eps}"] for eps in (0.02, 0.05, 0.1, 0.2)]
+    assert points == sorted(points, reverse=True)
+    assert points[0] > points[-1]
+    page = (work / "run" / "report.html").read_text()
+    assert "<figcaption><strong>robust</strong></figcaption>" in page
+    assert "numbers-disagree" not in page
+
+
+def test_queries_are_told_of_an_attack_by_scores(work):
+    words = ["attack", "base.safetensors", "--images", "20", "--attack", "square:steps=30"]
+    cli.run([*words, "--out", "run"])
+    found = values(work / "run")
+    assert ("before", "success10:square30@0.1") in found
+    assert ("before", "success100:square30@0.1") not in found
+
+
 def test_a_repair_may_be_judged_by_distances(work):
     words = ["repair", "base.safetensors", "--images", "10", "--rounds", "1", "--inner", "fgsm"]
     assert cli.run([*words, "--attack", "deepfool", "--eps", "0.5", "--out", "run"]) in (0, 1)

@@ -157,7 +157,9 @@ def plan(eps: str, curve: str, attacks: list[str] | None, floor: str, seed: int)
         if metric == metric_of(second):
             expected = f"expected one that tables call {metric}"
             raise ValueError(f"--attack or --curve: {first!r} and {second!r}: {expected}")
-    return Plan(eps=radius, attacks=chosen, floor=least, seed=seed, norm=norm)
+    free = any((made.norm, made.eps) == (norm, float("inf")) for made in chosen)
+    radii = radii if free else []  # elsewhere the attacks say where the curve is known
+    return Plan(eps=radius, attacks=chosen, floor=least, seed=seed, norm=norm, radii=radii)
 
 
 def _chosen(text: str, radius: float) -> Attack:

@@ -201,6 +201,8 @@ def _about(record: Record, metric: str, found: Headline | None) -> str:
         return "no attack"
     if found and metric == found.name and len(found.metrics) > 1:
         return f"right under every one of {', '.join(found.metrics)}"
+    if metric.startswith("robust"):
+        return "right under every attack up to this radius"
     what, _, name = metric.partition(":")
     of = [m for m in record.measured if m.metric == (name if what in DERIVED else metric)]
     of = of or [m for m in record.measured if m.free and m.metric == metric.rpartition("@")[0]]
