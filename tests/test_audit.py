@@ -103,7 +103,7 @@ class TestCurve:
 
     def test_distances_and_radii_make_one_curve(self):
         both = [
-            measured("fmn", [0, 0, 1], eps=INF, distance=[0.05, 0.15, 0]),
+            measured("fmn", [0, 0, 1], eps=INF, distance=[0.04, 0.15, 0]),
             measured("a@0.2", [1, 1, 0], eps=0.2),
         ]
         found = audit.curve(both, radii=(0.05, 0.1))

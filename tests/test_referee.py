@@ -24,7 +24,16 @@ from bezoar.attacks import (
 from bezoar.attacks.protocol import Attack, Ball
 from bezoar.classifier import predict, weights_hash
 from bezoar.data.imageset import ImageSet
-from bezoar.referee import Measurement, Referee, Stamp, measure, name_of, score
+from bezoar.referee import (
+    Measurement,
+    Referee,
+    Stamp,
+    aimed,
+    measure,
+    metric_of,
+    name_of,
+    score,
+)
 from bezoar.results import Facts
 from bezoar.seeds import generator
 
@@ -367,6 +376,78 @@ class TestWithoutARadius:
         stamp = Referee(FMN(), Border(), row, seed=0).stamp
         assert stamp.as_dict()["eps"] is None
         assert json.loads(json.dumps(stamp.as_dict(), allow_nan=False))["metric"] == "fmn100"
+
+
+class TestTargets:
+    @pytest.mark.parametrize("attack", [PGD(eps=0.9, steps=10), FGSM(eps=0.3), DDN()], ids=repr)
+    def test_success_is_the_target_and_nothing_else(self, attack, classifier, images):
+        found = measure(attack, classifier, images, seed=0, target="random")
+        facts = found.facts
+        assert (facts.target != facts.label).all()
+        assert facts.success.tolist() == (facts.adversarial == facts.target).tolist()
+        assert facts.outcome().count == facts.success.sum() > 0
+        assert (found.stamp.target, found.stamp.metric) == (
+            "random",
+            f"targeted:{metric_of(attack)}",
+        )
+
+    def test_who_is_where_he_should_be_is_left_alone_and_who_is_just_wrong_is_not(
+        self, classifier, images
+    ):
+        clean = predict(classifier, images.pixels).argmax(dim=1)
+        there = (clean + 1) % 3
+        there[7:] = torch.where(images.labels[7:] == clean[7:], there[7:], clean[7:])
+        facts = measure(PGD(eps=0.01, steps=3), classifier, images, seed=0, target=there).facts
+        assert facts.backward[7:].tolist() == [0, 0]
+        assert facts.reach(0.01)[7:].tolist() == [0, 0]
+        other = 3 - images.labels - clean
+        led = torch.where(images.labels == clean, there, other)
+        facts = measure(PGD(eps=0.01, steps=3), classifier, images, seed=0, target=led).facts
+        assert (facts.backward > 0).all()
+
+    def test_other_targets_have_another_stamp(self, classifier, images):
+        ways = [(images.labels + k) % 3 for k in (1, 2)]
+        stamps = {Referee(PGD(), classifier, images, seed=0, target=t).stamp for t in ways}
+        assert len(stamps) == 2
+
+    def test_images_of_the_class_itself_are_left_out(self, classifier, images):
+        facts = measure(PGD(steps=2), classifier, images, seed=0, target=1).facts
+        assert facts.index.tolist() == images.index[images.labels.numpy() != 1].tolist()
+        assert facts.target.tolist() == [1] * len(facts)
+
+    def test_random_targets_belong_to_the_image_and_the_seed(self, images):
+        _, all_of_them = aimed(images, "random", 0)
+        _, some = aimed(images.take(np.array([1, 4, 8])), "random", 0)
+        assert some.tolist() == all_of_them[[1, 4, 8]].tolist()
+        drawn = torch.stack([aimed(images, "random", seed)[1] for seed in range(20)])
+        assert (drawn != images.labels).all()
+        assert {len(column.unique()) for column in drawn.T} == {2}
+
+    @pytest.mark.parametrize(
+        ("target", "message"),
+        [
+            (3, "target=3: expected a class, 0 to 2"),
+            (-1, "target=-1: expected a class, 0 to 2"),
+            ("any", "target='any': expected a class number, 'random' or"),
+            (torch.zeros(2, dtype=torch.int64), "target of 2 classes: expected 9"),
+            (torch.full((9,), 3), "target hold class 3: expected 0 to 2"),
+        ],
+        ids=str,
+    )
+    def test_a_target_that_is_none_is_refused(self, classifier, images, target, message):
+        with pytest.raises(ValueError, match=message):
+            Referee(PGD(), classifier, images, seed=0, target=target)
+
+    def test_targets_that_are_the_images_own_are_counted_and_refused(self, classifier, images):
+        target = (images.labels + 1) % 3
+        target[[0, 5]] = images.labels[[0, 5]]
+        with pytest.raises(ValueError, match="target: 2 are the images' own classes: expected oth"):
+            Referee(PGD(), classifier, images, seed=0, target=target)
+
+    @pytest.mark.parametrize("attack", [DeepFool(), AutoAttack(), FABTargeted()], ids=name_of)
+    def test_an_attack_that_cannot_aim_is_refused_by_name(self, attack, classifier, images):
+        with pytest.raises(ValueError, match=f"{name_of(attack)}: targeted goal: expected one"):
+            Referee(attack, classifier, images, seed=0, target=0)
 
 
 def test_autoattack_is_measured_like_any_other(classifier, images):

@@ -30,6 +30,7 @@ def facts(**columns):
         "forward": np.array([41, 4, 1]),
         "backward": np.array([40, 4, 1]),
         "zero_gradient": np.array([False, False, True]),
+        "target": None,
     }
     return Facts(**defaults | columns)
 
@@ -71,7 +72,7 @@ class TestFacts:
         assert facts().robust_accuracy == Rate(1, 3)
         assert facts().clean_accuracy == Rate(2, 3)
 
-    @pytest.mark.parametrize("name", [field.name for field in fields(Facts)])
+    @pytest.mark.parametrize("name", facts().columns())
     def test_refuses_a_column_of_another_length(self, name):
         with pytest.raises(ValueError, match=r"columns of lengths .*: expected equal lengths >= 1"):
             facts(**{name: getattr(facts(), name)[:2]})
@@ -109,7 +110,24 @@ class TestReach:
 
     @pytest.mark.parametrize(("eps", "count"), [(0.05, 2), (0.1, 2), (0.11, 1), (9, 1)])
     def test_accuracy_at_a_radius_counts_what_was_found_within_it(self, eps, count):
-        assert facts().robust_at(eps) == Rate(count, 3)
+        assert facts().outcome(eps) == Rate(count, 3)
+
+
+class TestTarget:
+    """To class 0, 2 and 2: still at 0; led there; where it was not and still is not."""
+
+    def test_only_the_target_is_success(self):
+        led = facts(target=np.array([0, 2, 1]))
+        assert led.success.tolist() == [True, True, False]
+        assert led.reach().tolist() == [0, pytest.approx(0.1), np.inf]
+        assert led.outcome() == Rate(2, 3)
+        assert led.outcome(0.05) == Rate(1, 3)
+
+    def test_units_with_and_without_one_do_not_fit_together(self):
+        led = facts(target=np.array([0, 2, 1]), index=np.array([8, 9, 10]))
+        assert Facts.joined([led]).target.tolist() == [0, 2, 1]
+        with pytest.raises(ValueError, match="units with and without a target"):
+            Facts.joined([facts(), led])
 
 
 class TestMedian:

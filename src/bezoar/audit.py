@@ -77,16 +77,17 @@ def rows(
     seed, facts = most.stamp.seed, most.facts
     first = [rate_row(case, seed, "clean", facts.clean_accuracy)]
     if eps is not None:
+        what = "targeted" if all(m.stamp.target for m in measurements) else "robust"
         points = {eps: worst_case(measurements, eps, norm), **curve(measurements, norm, radii)}
-        named = {worst_name(norm, radius): rate for radius, rate in points.items()}
+        named = {worst_name(norm, radius, what): rate for radius, rate in points.items()}
         first += [rate_row(case, seed, name, rate) for name, rate in named.items()]
     held = [m for m in measurements if m.stamp.eps != math.inf]
     free = [m for m in measurements if m.stamp.eps == math.inf]
-    rates = {m.stamp.metric: m.facts.robust_accuracy for m in held}
+    rates = {m.stamp.metric: m.facts.outcome() for m in held}
     if eps is not None:
         for m in free:
             if m.stamp.norm == norm:  # one that was held to the ball comes first
-                rates.setdefault(f"{m.stamp.metric}@{eps:g}", m.facts.robust_at(eps))
+                rates.setdefault(f"{m.stamp.metric}@{eps:g}", m.facts.outcome(eps))
     losses = {"loss": facts.clean_loss}
     losses |= {f"loss:{m.stamp.metric}": m.facts.loss for m in held}
     spent = sum(int((m.facts.forward + m.facts.backward).sum()) for m in measurements)
@@ -122,8 +123,7 @@ def _distances(case: str, seed: int, free: Sequence[Measurement]) -> list[Row]:
 
 def _by_queries(case: str, m: Measurement) -> list[Row]:
     """Rows about an attack that sees scores only; none of any other."""
-    right = m.facts.clean == m.facts.label
-    if m.stamp.steps <= 1 or m.facts.backward.any() or not right.any():
+    if m.stamp.steps <= 1 or m.facts.backward.any() or not m.facts.open.any():
         return []
     budgets = [10**k for k in range(1, 10) if 10**k < m.facts.forward.max()]
     rates = zip(budgets, success_by_queries(m.facts, budgets), strict=True)
@@ -154,12 +154,17 @@ def number_row(case: str, seed: int, metric: str, value: float) -> Row:
 def worst_case(measurements: Sequence[Measurement], eps: float, norm: str = "linf") -> Rate:
     """Share of images that stand under every white-box attack at ``eps``, image by image.
 
-    Attacks of smaller radii and without a radius count as well, see ``results.standing``.
+    Attacks of smaller radii and without a radius count as well, see ``results.standing``. Where
+    all attacks have a target it is the share that one of them led to it. With some that have none
+    the others count by what they fooled, for who is led to a wrong class is fooled.
 
     Raises:
         ValueError: no attack of the norm has this radius or none, or they share no image.
     """
-    _, stands = standing(_white_box(measurements, norm), eps)
+    found = _white_box(measurements, norm)
+    _, stands = standing(found, eps)
+    if all(facts.target is not None for facts, _ in found):
+        stands = ~stands
     return Rate(int(stands.sum()), len(stands))
 
 
@@ -201,8 +206,11 @@ def healthy(
 ) -> Verdict:
     """Whether enough images stand under the worst of all attacks at ``eps``."""
     where = f"eps {eps:g}" if norm == "linf" else f"{norm} eps {eps:g}"
-    what = f"worst-case robust accuracy at {where}"
-    return at_least(what, worst_case(measurements, eps, norm), floor)
+    rate = worst_case(measurements, eps, norm)
+    if all(m.stamp.target for m in measurements):
+        stands = Rate(rate.total - rate.count, rate.total)
+        return at_least(f"images not led to their target at {where}", stands, floor)
+    return at_least(f"worst-case robust accuracy at {where}", rate, floor)
 
 
 def results(

@@ -9,7 +9,7 @@ from copy import deepcopy
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 from torch import nn
@@ -45,6 +45,7 @@ class Plan:
         seed: names the noise.
         norm: norm of the ball that the verdict is about.
         radii: further points of the curve, where there is an attack without a radius.
+        target: a class to lead to, or ``random``; see ``Referee``.
     """
 
     eps: float
@@ -53,13 +54,14 @@ class Plan:
     seed: int = 0
     norm: str = "linf"
     radii: Sequence[float] = ()
+    target: int | Literal["random"] | None = None
 
     def rows(self, case: str, measured: Sequence[Measurement]) -> list[audit.Row]:
         """The rows of a case in the result table."""
         return audit.rows(case, measured, eps=self.eps, norm=self.norm, radii=self.radii)
 
     def verdict(self, measured: Sequence[Measurement]) -> Verdict:
-        """Whether a case is healthy."""
+        """Whether a case is healthy; with a target, whether enough are not led to it."""
         return audit.healthy(measured, self.eps, self.floor, self.norm)
 
 
@@ -197,7 +199,7 @@ def _measured(
 ) -> tuple[list[Measurement], list[Warning]]:
     measured = []
     for method in plan.attacks:
-        referee = Referee(method, model, images, seed=plan.seed)
+        referee = Referee(method, model, images, seed=plan.seed, target=plan.target)
         name = f"{referee.stamp.metric}, {case}"
 
         def tell(done: int, units: int, name: str = name) -> None:
@@ -226,6 +228,8 @@ def settings(plan: Plan, method: Repair | None = None, **more: Any) -> dict[str,
         about["norm"] = plan.norm
     if plan.radii:
         about["radii"] = list(plan.radii)
+    if plan.target is not None:
+        about["target"] = plan.target
     return {**about, **({"repair": repr(method)} if method else {}), **more}
 
 

@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from hashlib import blake2b
 from typing import Any, Literal
 
 import numpy as np
@@ -19,12 +20,14 @@ from torch import Tensor, nn
 
 from bezoar import checks
 from bezoar import classifier as classifiers
-from bezoar.attacks import ATTACKS, Attack, Untargeted
-from bezoar.attacks.engine import perturb, search, shrink
+from bezoar.attacks import ATTACKS, Attack, Goal, Targeted, Untargeted
+from bezoar.attacks.engine import Answers, perturb, search, shrink
 from bezoar.data.imageset import ImageSet
 from bezoar.geometry import DISTANCES
 from bezoar.results import Facts
 from bezoar.seeds import Noise
+
+Target = int | Literal["random"] | Tensor
 
 UNIT = 1000  # images a unit of work: what is computed, stored and resumed as a whole
 
@@ -43,6 +46,7 @@ class Stamp:
         data: name of the images' split.
         seed: seed of the noise.
         away_from: the class that the attack leads away from, ``label`` or ``predicted``.
+        target: what it leads to instead: the number of a class, ``random``, ``given HASH``, or ""
         made_on: hash of the weights that the attack had before it.
         scored_on: hash of the weights that classified the images.
     """
@@ -58,6 +62,7 @@ class Stamp:
     made_on: str
     scored_on: str
     away_from: str = "label"
+    target: str = ""
 
     @property
     def access(self) -> str:
@@ -67,7 +72,8 @@ class Stamp:
     def as_dict(self) -> dict[str, object]:
         """For JSON: ``access`` is written too, for readers, and no radius is ``null``."""
         eps = None if self.eps == math.inf else self.eps
-        return {**asdict(self), "eps": eps, "access": self.access}
+        said = {**asdict(self), "eps": eps, "access": self.access}
+        return {name: value for name, value in said.items() if name != "target" or value}
 
 
 @dataclass(frozen=True)
@@ -101,11 +107,14 @@ class Referee:
         away_from: the class that the attack leads away from: the true ``"label"``, or the class
             ``"predicted"`` for the clean image. A one-step attack that knows the label can leak
             it into the image (arXiv:1611.01236), and a network trained on such images reads it.
-        metric: name in tables; by default the attack's name and eps.
+        target: the class to lead to instead: a number, and images of that class are left out;
+            ``"random"``, any wrong class, drawn from the seed for each image; or ``(N,)`` int64.
+        metric: name in tables; by default the attack's name and eps, after ``targeted:`` if so.
         batch: images in a pass.
 
     Raises:
-        ValueError: images and classifier do not fit.
+        ValueError: images and classifier do not fit; a target that is no class, or that is an
+            image's own; an attack that cannot lead to one class.
     """
 
     def __init__(
@@ -117,11 +126,17 @@ class Referee:
         seed: int,
         aim: nn.Module | None = None,
         away_from: Literal["label", "predicted"] = "label",
+        target: Target | None = None,
         metric: str | None = None,
         batch: int = 128,
     ) -> None:
         checks.radius(f"{name_of(attack)}: eps", attack.eps)
         aim = classifier if aim is None else aim
+        self._targets: Tensor | None = None
+        if target is not None:
+            if away_from != "label":
+                raise ValueError(f"away_from={away_from!r}: expected 'label' beside a target")
+            images, self._targets = aimed(images, target, seed)
         probe, _ = images.batch(torch.arange(min(8, len(images))))
         for network in (classifier, aim):
             classifiers.require(network, probe, len(images.classes))
@@ -131,11 +146,15 @@ class Referee:
         # Where an image's logits depend on its neighbours, dropping some changes the others.
         one_shot = attack.steps <= 1 and attack.restarts == 1
         whole = one_shot or classifiers.neighbours_matter(aim, probe)
+        if self._targets is not None:
+            _require_targets(attack, self._prepared, probe[:1], self._targets[:1])
         nearest = attack.refines and attack.eps == math.inf
         self._run = shrink if nearest else perturb if whole else search
         self._whole = whole
         self.stamp = Stamp(
-            metric=metric_of(attack) if metric is None else metric,
+            metric=f"{'targeted:' * (target is not None)}{metric_of(attack)}"
+            if metric is None
+            else metric,
             attack=name_of(attack),
             recipe=repr(attack),
             norm=attack.norm,
@@ -146,6 +165,7 @@ class Referee:
             made_on=classifiers.weights_hash(aim),
             scored_on=classifiers.weights_hash(classifier),
             away_from=away_from,
+            target=_said(target),
         )
 
     @property
@@ -169,15 +189,22 @@ class Referee:
         known = not self._whole and self.stamp.made_on == self.stamp.scored_on
         # Asked of the original where it may be, as score does, so that both agree to the bit.
         clean = classifiers.predict(self._classifier if known else self._prepared, x)
-        todo = (clean.argmax(dim=1) == y) if known else torch.ones_like(y, dtype=torch.bool)
+        if self._targets is None:
+            goal: Goal = Untargeted(y if self._away_from == "label" else clean.argmax(dim=1))
+            done = clean.argmax(dim=1) != y
+        else:
+            goal = Targeted(self._targets[rows])
+            done = goal.reached(clean)
+        todo = ~done if known else torch.ones_like(done)
         x_adv = x.clone()
         spent = {"forward": torch.ones_like(y), "backward": torch.zeros_like(y)}
         first_success = torch.where(todo, -1, 0)
         zero = torch.zeros_like(todo)
         if todo.any():
-            part = noise.take(todo.nonzero().squeeze(1).numpy(), noise.draws[todo.numpy()])
-            goal = Untargeted((y if self._away_from == "label" else clean.argmax(dim=1))[todo])
-            found = self._run(self._attack, self._prepared, x[todo], goal, part, batch=self._batch)
+            left = todo.nonzero().squeeze(1)
+            part = noise.take(left.numpy(), noise.draws[todo.numpy()])
+            own = goal.take(left)
+            found = self._run(self._attack, self._prepared, x[todo], own, part, batch=self._batch)
             if found.x_adv.shape != x[todo].shape:  # else it would be spread over the images
                 shapes = f"{tuple(found.x_adv.shape)}: expected {tuple(x[todo].shape)}"
                 raise ValueError(f"x_adv of shape {shapes}; correct {self.stamp.recipe}")
@@ -188,10 +215,59 @@ class Referee:
         facts = score(self._classifier, x, x_adv, y, index, norm=self.stamp.norm)
         facts |= {name: count.numpy() for name, count in spent.items()}
         facts |= {"first_success": first_success.numpy(), "zero_gradient": zero.numpy()}
+        if self._targets is not None:
+            facts |= {"target": self._targets[rows].numpy()}
         return Facts(**facts), x_adv.numpy()
 
     def __iter__(self) -> Iterator[tuple[Facts, NDArray[np.float32]]]:
         return (self.unit(k) for k in range(self.units))
+
+
+def aimed(images: ImageSet, target: Target, seed: int) -> tuple[ImageSet, Tensor]:
+    """The images that can be led to a target, and where each is to go, ``(N,)`` int64.
+
+    Arguments as in ``Referee``. A random target depends on the seed and the image alone.
+
+    Raises:
+        ValueError: no class, an image's own class, or no image is left.
+    """
+    classes, labels = len(images.classes), images.labels
+    if isinstance(target, Tensor):
+        checks.labels(target, classes, "target")
+        if len(target) != len(images):
+            raise ValueError(f"target of {len(target)} classes: expected {len(images)}")
+        if own := int((target == labels).sum()):
+            raise ValueError(f"target: {own} are the images' own classes: expected others")
+        return images, target
+    if isinstance(target, int) and not isinstance(target, bool):
+        if not 0 <= target < classes:
+            raise ValueError(f"target={target}: expected a class, 0 to {classes - 1}")
+        others = (labels != target).nonzero().squeeze(1).numpy()
+        if not len(others):
+            raise ValueError(f"target={target}: expected an image of another class, found none")
+        return images.take(others), torch.full((len(others),), target)
+    if target != "random":
+        raise ValueError(f"target={target!r}: expected a class number, 'random' or (N,) int64")
+    keys = Noise.first(seed, f"target/{images.name}", images.index).keys()
+    return images, (labels + 1 + keys % (classes - 1)) % classes
+
+
+def _said(target: Target | None) -> str:
+    """The target for the stamp; given ones by a hash, so that others are not taken for them."""
+    if isinstance(target, Tensor):
+        return f"given {blake2b(target.cpu().numpy().tobytes(), digest_size=4).hexdigest()}"
+    return "" if target is None else str(target)
+
+
+def _require_targets(attack: Attack, classifier: nn.Module, x: Tensor, target: Tensor) -> None:
+    """Require that an attack can lead to one class; those that cannot say so when they start."""
+    device = classifiers.device_of(classifier)
+    x, goal = x.to(device), Targeted(target.to(device))
+    for part in attack.parts or (attack,):
+        try:
+            part.start(x, Answers(classifier, part, x, goal), Noise.first(0, "probe", np.arange(1)))
+        except ValueError as error:
+            raise ValueError(f"{name_of(attack)}: {error}") from error
 
 
 def score(
@@ -239,12 +315,20 @@ def measure(
     seed: int,
     aim: nn.Module | None = None,
     away_from: Literal["label", "predicted"] = "label",
+    target: Target | None = None,
     metric: str | None = None,
 ) -> Measurement:
     """Measure an attack over a whole set, in memory. Arguments as in ``Referee``."""
     start = time.perf_counter()
     referee = Referee(
-        attack, classifier, images, seed=seed, aim=aim, away_from=away_from, metric=metric
+        attack,
+        classifier,
+        images,
+        seed=seed,
+        aim=aim,
+        away_from=away_from,
+        target=target,
+        metric=metric,
     )
     facts, x_adv = zip(*referee, strict=True)
     seconds = time.perf_counter() - start

@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,6 +87,8 @@ class Facts:
         first_success: step at which the image was first seen fooled, -1 for never, ``(N,)`` int64.
         forward, backward: passes spent on the image, ``(N,)`` int64.
         zero_gradient: the first gradient was exactly zero everywhere, ``(N,)`` bool.
+        target: class that the attack led to, ``(N,)`` int64; ``None`` for one that led away from
+            the true class.
     """
 
     index: NDArray[np.int64]
@@ -99,9 +102,10 @@ class Facts:
     forward: NDArray[np.int64]
     backward: NDArray[np.int64]
     zero_gradient: NDArray[np.bool_]
+    target: NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
-        sizes = {name: len(column) for name, column in vars(self).items()}
+        sizes = {name: len(column) for name, column in self.columns().items()}
         if len(set(sizes.values())) != 1 or not len(self.index):
             raise ValueError(f"columns of lengths {sizes}: expected equal lengths >= 1")
         if (np.diff(self.index) <= 0).any():
@@ -113,8 +117,26 @@ class Facts:
     @classmethod
     def joined(cls, parts: Sequence["Facts"]) -> "Facts":
         """The facts of several units, in order."""
-        names = [field.name for field in fields(cls)]
+        names = parts[0].columns()
+        if any(part.columns().keys() != names.keys() for part in parts):
+            raise ValueError("units with and without a target: expected one or the other")
         return cls(**{name: np.concatenate([getattr(p, name) for p in parts]) for name in names})
+
+    def columns(self) -> dict[str, NDArray[Any]]:
+        """The columns that there are, by name."""
+        return {name: column for name, column in vars(self).items() if column is not None}
+
+    @property
+    def open(self) -> NDArray[np.bool_]:
+        """Images that were not where the attacker wants them: right, or not of his target."""
+        right: NDArray[np.bool_] = self.clean == self.label
+        return right if self.target is None else np.not_equal(self.clean, self.target)
+
+    @property
+    def success(self) -> NDArray[np.bool_]:
+        """Images that are where the attacker wants them: of his target, or just wrong."""
+        wrong: NDArray[np.bool_] = self.adversarial != self.label
+        return wrong if self.target is None else np.equal(self.adversarial, self.target)
 
     @property
     def robust(self) -> NDArray[np.bool_]:
@@ -125,15 +147,23 @@ class Facts:
     def reach(self, eps: float = math.inf) -> NDArray[np.float64]:
         """Least radius at which each image is known to be fooled, ``(N,)``; infinite if at none.
 
-        The distance of the image that fooled, and 0 for one that was wrong from the start. What
-        an attack of radius ``eps`` found counts as inside its ball, however it was rounded.
+        The distance of the image that fooled, and 0 for one that needed no attack. With a target
+        only what reached it has fooled. What an attack of radius ``eps`` found counts as inside its
+        ball, however it was rounded.
         """
         distance = np.minimum(self.distance.astype(np.float64), eps)
-        return np.where(self.robust, np.inf, np.where(self.clean == self.label, distance, 0.0))
+        found = np.where(self.success, distance, np.inf)
+        return np.where(self.open, found, 0.0)
 
-    def robust_at(self, eps: float) -> Rate:
-        """Share of all images that were right and were not fooled within a distance of ``eps``."""
-        return Rate(int((self.reach() > eps).sum()), len(self))
+    def outcome(self, eps: float | None = None) -> Rate:
+        """What tables say: robust accuracy, or with a target the share of images that reached it.
+
+        Args:
+            eps: count as fooled only what is within this distance.
+        """
+        fooled = self.reach() <= eps if eps is not None else np.isfinite(self.reach())
+        count = int(fooled.sum())
+        return Rate(count if self.target is not None else len(self) - count, len(self))
 
     @property
     def robust_accuracy(self) -> Rate:
@@ -189,37 +219,36 @@ def standing(
 
 
 def success_by_queries(facts: Facts, budgets: Sequence[int]) -> list[Rate]:
-    """Share of the images that were right which a search fools within each budget of queries.
+    """Share of the images that needed an attack and are fooled within each budget of queries.
 
     Read off the forward passes, which end with the step that fools: an attack that asks several
     times a step is charged for all of the step. The referee's own look at the clean image is not.
 
     Raises:
-        ValueError: the attack saw gradients, or no image was right from the start.
+        ValueError: the attack saw gradients, or no image needed an attack.
     """
     if facts.backward.any():
         raise ValueError("backward passes found: expected an attack that sees scores only")
-    right = facts.clean == facts.label
-    queries = np.where(facts.robust, np.inf, facts.forward - 1)[right]
+    queries = np.where(facts.success, facts.forward - 1, np.inf)[facts.open]
     return [Rate(int((queries <= budget).sum()), len(queries)) for budget in budgets]
 
 
 def border(found: Sequence[Facts]) -> NDArray[np.float64]:
     """Distance of the nearest image that fooled, by any of some attacks without a radius.
 
-    One entry for each image that all of them saw and that was right from the start; infinite
-    where none was found.
+    One entry for each image that all of them saw and that needed an attack; infinite where none
+    was found.
     """
     index = _shared(found)
     own = [facts.reach()[np.isin(facts.index, index)] for facts in found]
-    right = np.isin(index, found[0].index[found[0].clean == found[0].label])
-    least: NDArray[np.float64] = np.min(own, axis=0)[right]
+    needed = np.isin(index, found[0].index[found[0].open])
+    least: NDArray[np.float64] = np.min(own, axis=0)[needed]
     return least
 
 
-def worst_name(norm: str, eps: float) -> str:
+def worst_name(norm: str, eps: float, what: str = "robust") -> str:
     """The metric of the worst case over all attacks at a radius; Linf is not named."""
-    return f"robust@{eps:g}" if norm == "linf" else f"robust-{norm}@{eps:g}"
+    return f"{what}@{eps:g}" if norm == "linf" else f"{what}-{norm}@{eps:g}"
 
 
 def _shared(found: Sequence[Facts]) -> NDArray[np.int64]:

@@ -52,7 +52,8 @@ def warnings(
     """
     own = [m for m in measurements if m.stamp.access == "white-box"]
     found = [*_transfers(measurements), *_of_each(own, classes)]
-    found += [*_of_pairs(own), *_misleading(own)]
+    away = [m for m in own if m.facts.target is None]  # towards a target is another question
+    found += [*_of_pairs(away), *_misleading(away)]
     if random_outputs:
         text = "two passes over the same images differ in eval mode: average over the randomness"
         found.append(Warning("random-outputs", text))

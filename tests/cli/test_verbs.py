@@ -139,6 +139,29 @@ def test_queries_are_told_of_an_attack_by_scores(work):
     assert ("before", "success100:square30@0.1") not in found
 
 
+@pytest.mark.parametrize("target", ["3", "random"])
+def test_attacks_may_lead_to_a_class(work, capsys, target):
+    words = [*ATTACK[:-2], "--target", target, "--attack", "fmn:steps=50", "--out", "run"]
+    assert cli.run(words) in (0, 1)
+    said = capsys.readouterr().out
+    assert "before: images not led to their target at eps 0.1 at least 90.0%: " in said
+    found = values(work / "run")
+    assert found["before", "targeted@0.1"] >= found["before", "targeted:pgd3@0.1"]
+    assert found["before", "targeted@0.1"] >= found["before", "targeted:fmn50@0.1"]
+    assert found["before", "median:linf"] > 0
+    rows = {row["metric"]: row for row in results(work / "run")["rows"]}
+    labels = read_arrays(work / "run" / "images" / "test.safetensors")["label"]
+    assert rows["targeted@0.1"]["n"] == (20 if target == "random" else (labels != 3).sum())
+    assert cli.run(["check", "run", "--model", "base.safetensors"]) == 0
+    assert "white-box: led to the target " in capsys.readouterr().out
+    page = (work / "run" / "report.html").read_text()
+    assert "numbers-disagree" not in page
+    assert "No white-box attack without a target on it is kept" in page
+    before = contents(work / "run")
+    assert cli.run(words) in (0, 1)
+    assert contents(work / "run") == before
+
+
 def test_a_repair_may_be_judged_by_distances(work):
     words = ["repair", "base.safetensors", "--images", "10", "--rounds", "1", "--inner", "fgsm"]
     assert cli.run([*words, "--attack", "deepfool", "--eps", "0.5", "--out", "run"]) in (0, 1)

@@ -9,6 +9,7 @@ def attack(
     eps: options.Eps = "0.1",
     curve: options.Curve = "0.05,0.1,0.2,0.3",
     attacks: options.Attacks = None,
+    target: options.Target = None,
     factory: options.Factory = None,
     weights: options.Weights = None,
     images: options.Images = 0,
@@ -21,7 +22,8 @@ def attack(
 ) -> int:
     """Attack a model and record what happened to every image.
 
-    Exit code 1 when the worst-case robust accuracy at --eps is not above --floor for sure.
+    Exit code 1 when the worst-case robust accuracy at --eps is not above --floor for sure; with
+    --target, when the share of images that are not led to it is not.
 
     Example: bezoar attack lenet.safetensors --data mnist --eps 0.1 --images 1000
     """
@@ -33,6 +35,7 @@ def attack(
     named = subject.subject(model, factory, weights)
     whole = subject.dataset(data, data_root, image_size, named.shape)
     tested = subject.tested(named, whole, images)
+    plan = subject.aimed(plan, target, named.model, tested)
     run = subject.opened(out, "attack", named, whole, tested, seed, experiments.settings(plan))
     with screen.screen() as bars:
         results = experiments.attack(run, named.model, tested, plan, on_unit=bars.on_unit)

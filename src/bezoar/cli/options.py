@@ -59,6 +59,13 @@ Attacks = Annotated[
         "FGSM and PGD-40 along the curve, noise, and PGD-40 at eps 1.",
     ),
 ]
+Target = Annotated[
+    str | None,
+    typer.Option(
+        help="Class that the attacks lead to: its name or number, or `random`, drawn for each "
+        "image. Images of that class are left out. Without it: any wrong class.",
+    ),
+]
 Floor = Annotated[
     str,
     typer.Option(help="Worst-case robust accuracy at eps that counts as healthy."),

@@ -3,7 +3,7 @@
 import os
 import shlex
 import sys
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from bezoar.attacks import Attack
 from bezoar.classifier import require, weights_hash
 from bezoar.data.imageset import DataSet, ImageSet
 from bezoar.experiments import Plan
-from bezoar.referee import metric_of
+from bezoar.referee import Referee, metric_of
 from bezoar.repairs import REPAIRS, Repair
 from bezoar.runs import Run, default, provenance
 
@@ -160,6 +160,26 @@ def plan(eps: str, curve: str, attacks: list[str] | None, floor: str, seed: int)
     free = any((made.norm, made.eps) == (norm, float("inf")) for made in chosen)
     radii = radii if free else []  # elsewhere the attacks say where the curve is known
     return Plan(eps=radius, attacks=chosen, floor=least, seed=seed, norm=norm, radii=radii)
+
+
+def aimed(plan: Plan, text: str | None, model: nn.Module, images: ImageSet) -> Plan:
+    """The plan with the target that was asked for, if any; each attack must be able to aim.
+
+    Raises:
+        ValueError: no such class, or an attack that cannot lead to one.
+    """
+    if text is None:
+        return plan
+    if text == "random":
+        aimed = replace(plan, target="random")
+    elif text.isdecimal() and text not in images.classes:
+        aimed = replace(plan, target=int(text))
+    else:
+        checks.known("--target", text, [*images.classes, "random"])
+        aimed = replace(plan, target=images.classes.index(text))
+    for method in plan.attacks:
+        Referee(method, model, images, seed=plan.seed, target=aimed.target)
+    return aimed
 
 
 def _chosen(text: str, radius: float) -> Attack:

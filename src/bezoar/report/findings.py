@@ -220,7 +220,7 @@ def suspicions(record: Record, table: Table, found: Headline | None) -> list[Sus
         for warning in (said if isinstance(said, list) else [])
         if isinstance(warning, dict)
     ]
-    counted = [(one.case, one.metric, one.facts.robust_accuracy) for one in record.measured]
+    counted = [(one.case, one.metric, one.facts.outcome()) for one in record.measured]
     if found and len(found.metrics) > 1:
         worst = (("before", found.before), ("after", found.after))
         counted += [(case, found.name, value) for case, value in worst if value]
@@ -241,8 +241,8 @@ def curves(table: Table, cases: Sequence[str]) -> dict[str, dict[str, list[tuple
     found: dict[str, dict[str, list[tuple[float, Cell]]]] = {}
     for metric in table.metrics:
         eps, name = radius(metric), metric.partition("@")[0]
-        if eps is None or ":" in name or not rate(metric):
-            continue
+        if eps is None or ":" in name or name.startswith("targeted") or not rate(metric):
+            continue  # the share that reached a target is no accuracy
         for case in cases:
             if cell := table.cell(case, metric):
                 clean = table.cell(case, "clean")
@@ -258,7 +258,8 @@ def _eps(point: tuple[float, Cell]) -> float:
 
 
 def _white_box(measured: Mapping[str, Measured]) -> dict[str, Measured]:
-    return {metric: found for metric, found in measured.items() if found.white_box}
+    """Those that the first screen rests on: on these very weights, to any wrong class."""
+    return {m: found for m, found in measured.items() if found.white_box and not found.targeted}
 
 
 def _robust(measured: Measured) -> NDArray[np.bool_]:

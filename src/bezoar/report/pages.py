@@ -106,6 +106,7 @@ def render(run: Path) -> str:
         "checked": isinstance(record.results.get("warnings"), list),
         "progress": _progress(record),
         "exhibits": exhibits(record, found),
+        "targeted": any(one.targeted for one in record.measured),
         "gallery_attack": findings.strongest(record, found) if found else None,
         "cost": _cost(record),
         "published": PAPER.get(str(record.section("settings").get("paper"))),
@@ -201,6 +202,8 @@ def _about(record: Record, metric: str, found: Headline | None) -> str:
         return "no attack"
     if found and metric == found.name and len(found.metrics) > 1:
         return f"right under every one of {', '.join(found.metrics)}"
+    if metric.startswith("targeted") and ":" not in metric:
+        return "led to the target by any attack up to this radius"
     if metric.startswith("robust"):
         return "right under every attack up to this radius"
     what, _, name = metric.partition(":")
@@ -209,7 +212,8 @@ def _about(record: Record, metric: str, found: Headline | None) -> str:
     if not of:
         return DERIVED.get(what, "")
     access = "white-box" if all(m.white_box for m in of) else of[0].stamp.get("access")
-    parts = (DERIVED.get(what), of[0].stamp.get("norm"), access)
+    led = f"led to the target ({of[0].stamp['target']})" if of[0].targeted else None
+    parts = (led, DERIVED.get(what), of[0].stamp.get("norm"), access)
     return ", ".join(str(part) for part in parts if part)
 
 

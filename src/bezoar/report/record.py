@@ -48,6 +48,11 @@ class Measured:
         return same and self.stamp.get("access") == "white-box"
 
     @property
+    def targeted(self) -> bool:
+        """The attack led to chosen classes, and says nothing of all others."""
+        return self.facts.target is not None
+
+    @property
     def noise(self) -> bool:
         """It is the control that follows no gradient."""
         return self.stamp.get("attack") == "noise"
@@ -197,7 +202,7 @@ def _measured(case: str, path: Path) -> Measured:
     files = sorted(path.parent.glob("[0-9]*.safetensors"))
     if not files:
         raise FileNotFoundError(f"{path.parent}: found no numbered .safetensors; measure again")
-    names = [field.name for field in fields(Facts)]
+    names = [field.name for field in fields(Facts) if field.name != "target" or stamp.get("target")]
     units = [Facts(**_columns(file, names)) for file in files]
     try:
         facts = Facts.joined(units)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from bezoar.files import read_json
 from bezoar.geometry import DISTANCES
 from bezoar.referee import Measurement
 from bezoar.report.tables import validate
-from bezoar.results import Rate, border
+from bezoar.results import border
 from bezoar.runs.folder import read_arrays, read_measurement
 
 # Another machine may round otherwise: a prediction may differ where two classes are this close.
@@ -109,13 +109,14 @@ def _line(
     facts, stamp = kept.facts, kept.stamp
     low, high = (float(value) for value in x_adv.aminmax())
     logits, clean = predict(classifier, x_adv), predict(classifier, x)
-    rounded = predict(classifier, x_adv.mul(255).round().div(255)).argmax(dim=1)
-    right = clean.argmax(dim=1) == label
-    standing = Rate(int((right & (logits.argmax(dim=1) == label)).sum()), len(label))
-    coarse = Rate(int((right & (rounded == label)).sum()), len(label))
+    rounded = predict(classifier, x_adv.mul(255).round().div(255))
+    said, coarsely = (logits.argmax(dim=1).numpy(), rounded.argmax(dim=1).numpy())
+    again = replace(facts, label=label.numpy(), clean=clean.argmax(dim=1).numpy(), adversarial=said)
+    standing, coarse = again.outcome(), replace(again, adversarial=coarsely).outcome()
+    what = "robust accuracy" if facts.target is None else "led to the target"
     name = f"{stamp.metric}, {case}"
     if stamp.scored_on != found:
-        text = f"{name}: transfer: robust accuracy {standing} on images scored on other weights"
+        text = f"{name}: transfer: {what} {standing} on images scored on other weights"
         text = f"{text} ({stamp.scored_on}, these are {found})"
         return Line(name, text, agrees=True, compared=False)
     wrong = _differing(logits, facts.adversarial) + _differing(clean, facts.clean)
@@ -133,12 +134,13 @@ def _line(
         )
         if count
     ]
-    text = f"{name}: {stamp.access}: robust accuracy {standing}, at 8 bits {coarse.value:.1%}"
-    recorded = facts.robust_accuracy.value
+    text = f"{name}: {stamp.access}: {what} {standing}, at 8 bits {coarse.value:.1%}"
+    recorded = facts.outcome().value
     if stamp.eps == math.inf:
         distance = border([facts])
         recorded = float(np.isfinite(distance).mean()) if len(distance) else 0.0
-        text = f"{name}: {stamp.access}: not fooled {standing}, at 8 bits {coarse.value:.1%}"
+        what = "not fooled" if facts.target is None else what
+        text = f"{name}: {stamp.access}: {what} {standing}, at 8 bits {coarse.value:.1%}"
     if stated is not None and abs(stated - recorded) > SLACK:
         faults.append(f"results.json says {stated:.1%}, its evidence {recorded:.1%}")
     return Line(name, "; ".join([text, *faults]), agrees=not faults)
