@@ -201,6 +201,15 @@ class TestRows:
             "success100:square@0.1": (pytest.approx(2 / 3), 3),
         }
 
+    def test_images_without_an_answer_are_left_out_of_the_mean_losses(self):
+        silent = measured("a@0.1", [1, 1, 1, 1])
+        silent.facts.adversarial[3] = -1
+        values = {row["metric"]: row["value"] for row in audit.rows("x", [silent])}
+        assert (values["loss:a@0.1"], values["a@0.1"]) == (1.0, 0.75)
+        silent.facts.adversarial[:] = -1
+        values = {row["metric"]: row["value"] for row in audit.rows("x", [silent])}
+        assert values["loss:a@0.1"] == 0
+
     def test_they_make_a_valid_results_file(self):
         both = [measured("a@0.1", [1, 0]), measured("b@0.1", [1, 0])]
         verdict = {"sick": audit.healthy(both, 0.1)}

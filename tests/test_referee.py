@@ -10,15 +10,18 @@ from torch import nn
 from bezoar import referee as referee_module
 from bezoar.attacks import (
     APGD,
+    CWL2,
     DDN,
     FGSM,
     FMN,
+    NES,
     PGD,
     PGDL2,
     AutoAttack,
     DeepFool,
     FABTargeted,
     FGSMRandomStart,
+    Square,
     UniformNoise,
 )
 from bezoar.attacks.protocol import Attack, Ball
@@ -119,11 +122,13 @@ class TestScore:
         with pytest.raises(ValueError, match=r"x_adv of shape .*: expected \(12, 1, 4, 5\)"):
             score(linear, *(batch[0], torch.zeros(shape), batch[1]), np.arange(12), norm="linf")
 
-    def test_refuses_a_classifier_that_answers_no_number(self):
+    def test_an_answer_that_is_no_number_is_no_class(self):
         # argmax takes the NaN for the largest: these images would count as robust.
         x, y = torch.zeros(3, 1, 2, 2), torch.zeros(3, dtype=torch.int64)
-        with pytest.raises(ValueError, match="classifier output is not finite: expected logits"):
-            score(Steep(), x, x + 0.9, y, np.arange(3), norm="linf")
+        found = score(Steep(), x, x + 0.9, y, np.arange(3), norm="linf")
+        assert (found["clean"].tolist(), found["adversarial"].tolist()) == ([0] * 3, [-1] * 3)
+        assert found["clean_loss"].max() < 1
+        assert found["loss"].tolist() == [0] * 3
 
 
 class TestTrustsNoAttack:
@@ -376,6 +381,72 @@ class TestWithoutARadius:
         stamp = Referee(FMN(), Border(), row, seed=0).stamp
         assert stamp.as_dict()["eps"] is None
         assert json.loads(json.dumps(stamp.as_dict(), allow_nan=False))["metric"] == "fmn100"
+
+
+class Silent(nn.Module):
+    """Another classifier, but not a number where the first pixel is above a limit."""
+
+    def __init__(self, inside, limit):
+        super().__init__()
+        self.inside, self.limit = inside, limit
+
+    def forward(self, x):
+        silent = x[:, :1, 0, 0] > self.limit
+        return torch.where(silent, torch.nan, self.inside(x)) * torch.where(silent, torch.nan, 1.0)
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        FGSM(eps=0.3),
+        PGD(eps=0.3, steps=5, restarts=2),
+        APGD(eps=0.3, steps=5),
+        AutoAttack(eps=0.3, steps=4, targets=2, queries=8),
+        DeepFool(norm="linf"),
+        FMN(steps=20),
+        CWL2(steps=20, searches=2),
+        FABTargeted(steps=5, restarts=2),
+        NES(eps=0.3, steps=4, samples=4),
+        Square(eps=0.3, steps=10),
+    ],
+    ids=repr,
+)
+class TestNoAnswer:
+    def test_one_image_is_named_and_the_others_finish_as_without_it(
+        self, attack, classifier, images
+    ):
+        x = 0.8 * images.pixels
+        x[4, 0, 0, 0] = 1
+        given = replace(images, pixels=x)
+        found = measure(attack, Silent(classifier, 0.99), given, seed=0)
+        alone = measure(attack, Silent(classifier, 0.99), given.take(OTHERS), seed=0)
+        assert found.facts.clean[4] == found.facts.adversarial[4] == -1
+        assert not found.facts.robust[4]
+        np.testing.assert_array_equal(found.x_adv[4], x[4])
+        np.testing.assert_allclose(found.x_adv[OTHERS], alone.x_adv, atol=1e-5)
+        for name, column in alone.facts.columns().items():
+            np.testing.assert_allclose(getattr(found.facts, name)[OTHERS], column, atol=1e-4)
+            assert np.isfinite(column).all()
+
+    def test_a_walk_into_silence_stops_nothing_and_counts_as_fooled(
+        self, attack, classifier, images
+    ):
+        x = images.pixels.clone()
+        x[:, 0, 0, 0] = 0.49
+        labels = predict(classifier, x).argmax(dim=1)
+        given = replace(images, pixels=x, labels=labels)
+        facts = measure(attack, Silent(classifier, 0.5), given, seed=0).facts
+        assert (facts.clean >= 0).all()
+        assert all(np.isfinite(column).all() for column in facts.columns().values())
+        assert not facts.robust[facts.adversarial < 0].any()
+
+
+OTHERS = np.array([0, 1, 2, 3, 5, 6, 7, 8])
+
+
+def test_who_is_silent_to_all_is_refused(classifier, images):
+    with pytest.raises(ValueError, match="classifier output is not finite: expected logits"):
+        Referee(PGD(), Silent(classifier, -1.0), images, seed=0)
 
 
 class TestTargets:

@@ -88,15 +88,15 @@ def rows(
         for m in free:
             if m.stamp.norm == norm:  # one that was held to the ball comes first
                 rates.setdefault(f"{m.stamp.metric}@{eps:g}", m.facts.outcome(eps))
-    losses = {"loss": facts.clean_loss}
-    losses |= {f"loss:{m.stamp.metric}": m.facts.loss for m in held}
+    losses = {"loss": facts.mean_clean_loss}
+    losses |= {f"loss:{m.stamp.metric}": m.facts.mean_loss for m in held}
     spent = sum(int((m.facts.forward + m.facts.backward).sum()) for m in measurements)
     return [
         *first,
         *(rate_row(case, seed, name, rate) for name, rate in rates.items()),
         *_distances(case, seed, free),
         *(row for m in held for row in _by_queries(case, m)),
-        *(number_row(case, seed, name, float(loss.mean())) for name, loss in losses.items()),
+        *(number_row(case, seed, name, loss) for name, loss in losses.items()),
         number_row(case, seed, "passes:measuring", float(spent)),
     ]
 

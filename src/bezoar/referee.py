@@ -113,7 +113,8 @@ class Referee:
         batch: images in a pass.
 
     Raises:
-        ValueError: images and classifier do not fit; a target that is no class, or that is an
+        ValueError: images and classifier do not fit, or it has a finite output for none of the
+            first eight; a target that is no class, or that is an
             image's own; an attack that cannot lead to one class.
     """
 
@@ -189,13 +190,15 @@ class Referee:
         known = not self._whole and self.stamp.made_on == self.stamp.scored_on
         # Asked of the original where it may be, as score does, so that both agree to the bit.
         clean = classifiers.predict(self._classifier if known else self._prepared, x)
+        said = classifiers.said(clean)
         if self._targets is None:
-            goal: Goal = Untargeted(y if self._away_from == "label" else clean.argmax(dim=1))
-            done = clean.argmax(dim=1) != y
+            goal: Goal = Untargeted(y if self._away_from == "label" else said)
+            done = said != y
         else:
             goal = Targeted(self._targets[rows])
-            done = goal.reached(clean)
-        todo = ~done if known else torch.ones_like(done)
+            done = said == self._targets[rows]
+        # Where there is no answer to the image itself no attack has anything to go by.
+        todo = (said >= 0) & ~(done & known)
         x_adv = x.clone()
         spent = {"forward": torch.ones_like(y), "backward": torch.zeros_like(y)}
         first_success = torch.where(todo, -1, 0)
@@ -282,29 +285,32 @@ def score(
     """Let a classifier judge adversarial images, wherever they come from.
 
     Returns the columns of ``Facts`` that need no attack: index, label, clean, adversarial,
-    clean_loss, loss, distance.
+    clean_loss, loss, distance. Where the classifier's output is not finite the class is -1 and
+    the loss 0.
 
     Raises:
-        ValueError: what should be images is none, or of another shape than the clean ones; or
-            the classifier's output is not finite.
+        ValueError: what should be images is none, or of another shape than the clean ones.
     """
     checks.images(x, "x")
     checks.images(x_adv, "x_adv")
     if x_adv.shape != x.shape:
         raise ValueError(f"x_adv of shape {tuple(x_adv.shape)}: expected {tuple(x.shape)}")
     clean, attacked = (classifiers.predict(classifier, batch) for batch in (x, x_adv))
-    if not (torch.isfinite(clean).all() and torch.isfinite(attacked).all()):
-        # The largest of NaNs is class 0: such images of class 0 would count as robust.
-        raise ValueError("classifier output is not finite: expected logits; check the weights")
+    said, heard = classifiers.said(clean), classifiers.said(attacked)
     columns = {
         "label": y,
-        "clean": clean.argmax(dim=1),
-        "adversarial": attacked.argmax(dim=1),
-        "clean_loss": F.cross_entropy(clean, y, reduction="none").float(),
-        "loss": F.cross_entropy(attacked, y, reduction="none").float(),
+        "clean": said,
+        "adversarial": heard,
+        "clean_loss": _losses(clean, y, said),
+        "loss": _losses(attacked, y, heard),
         "distance": DISTANCES[norm](x_adv, x).float(),
     }
     return {"index": index, **{name: column.numpy() for name, column in columns.items()}}
+
+
+def _losses(logits: Tensor, y: Tensor, said: Tensor) -> Tensor:
+    """Cross-entropy of each image, 0 for one without a class."""
+    return torch.where(said < 0, 0, F.cross_entropy(logits, y, reduction="none").float())
 
 
 def measure(

@@ -79,10 +79,11 @@ class Facts:
     Attributes:
         index: position of the image in its split's source file, ``(N,)`` int64, increasing.
         label: true class, ``(N,)`` int64.
-        clean: class predicted on the clean image, ``(N,)`` int64.
-        adversarial: class predicted on the attacked image, ``(N,)`` int64.
-        clean_loss: cross-entropy on the clean image, ``(N,)`` float32.
-        loss: cross-entropy on the attacked image that was kept, ``(N,)`` float32.
+        clean: class predicted on the clean image, ``(N,)`` int64; -1 where the classifier's output
+            was not finite.
+        adversarial: class predicted on the attacked image, ``(N,)`` int64; -1 likewise.
+        clean_loss: cross-entropy on the clean image, ``(N,)`` float32; 0 where there is no class.
+        loss: cross-entropy on the attacked image that was kept, ``(N,)`` float32; 0 likewise.
         distance: measured distance in the norm of the attack, ``(N,)`` float32, pixel units.
         first_success: step at which the image was first seen fooled, -1 for never, ``(N,)`` int64.
         forward, backward: passes spent on the image, ``(N,)`` int64.
@@ -169,6 +170,16 @@ class Facts:
     def robust_accuracy(self) -> Rate:
         """Share of all images, also of those that were wrong before the attack."""
         return Rate(int(self.robust.sum()), len(self))
+
+    @property
+    def mean_clean_loss(self) -> float:
+        """Mean over the images that have a class, 0 where none has one."""
+        return float(self.clean_loss[self.clean >= 0].sum() / max(1, (self.clean >= 0).sum()))
+
+    @property
+    def mean_loss(self) -> float:
+        """The same of the attacked images."""
+        return float(self.loss[self.adversarial >= 0].sum() / max(1, (self.adversarial >= 0).sum()))
 
     @property
     def attacked_accuracy(self) -> Rate:

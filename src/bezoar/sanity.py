@@ -7,7 +7,7 @@ After the checklists of arXiv:1902.06705 and arXiv:1802.00420.
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import combinations, product
 
 import numpy as np
@@ -24,14 +24,19 @@ SURVIVES = 0.05  # robust accuracy that no attack without limits should leave
 
 @dataclass(frozen=True)
 class Warning:
-    """One suspicion: its kind, a page anchor in the docs, and the numbers that raise it."""
+    """One suspicion: its kind, a page anchor in the docs, and the numbers that raise it.
+
+    ``images`` are the positions of those that it is about, where it is about some.
+    """
 
     kind: str
     text: str
+    images: Sequence[int] = ()
 
-    def as_dict(self) -> dict[str, str]:
+    def as_dict(self) -> dict[str, object]:
         """For JSON."""
-        return asdict(self)
+        about = {"images": list(self.images)} if self.images else {}
+        return {"kind": self.kind, "text": self.text, **about}
 
 
 def warnings(
@@ -51,7 +56,7 @@ def warnings(
         neighbours_matter: what ``classifier.neighbours_matter`` found.
     """
     own = [m for m in measurements if m.stamp.access == "white-box"]
-    found = [*_transfers(measurements), *_of_each(own, classes)]
+    found = [*_transfers(measurements), *_unanswered(measurements), *_of_each(own, classes)]
     away = [m for m in own if m.facts.target is None]  # towards a target is another question
     found += [*_of_pairs(away), *_misleading(away)]
     if random_outputs:
@@ -74,11 +79,20 @@ def _transfers(measurements: Sequence[Measurement]) -> Iterator[Warning]:
             yield Warning("transfer-set", text)
 
 
+def _unanswered(measurements: Sequence[Measurement]) -> Iterator[Warning]:
+    for m in measurements:
+        silent = (m.facts.clean < 0) | (m.facts.adversarial < 0)
+        if images := m.facts.index[silent].tolist():
+            shown = ", ".join(map(str, images[:10])) + ", ..." * (len(images) > 10)
+            text = f"{m.stamp.metric}: output that is not finite on {len(images)} images: {shown}"
+            yield Warning("not-finite", text, images)
+
+
 def _of_each(own: Sequence[Measurement], classes: int) -> Iterator[Warning]:
     uniform = math.log(classes)
     for m in own:
         name, facts = m.stamp.metric, m.facts
-        loss = float(facts.loss.mean())
+        loss = facts.mean_loss
         if m.stamp.steps == 1 and abs(loss - uniform) < UNIFORM_GAP:
             text = f"{name}: loss {loss:.4f} is ln {classes} = {uniform:.4f}: uniform output"
             yield Warning("uniform-output", f"{text}, probably an untrained network")

@@ -334,6 +334,23 @@ class TestNetworkOfOnesOwn:
         assert cli.run(["check", "run", *self.WORDS, "run/after.safetensors"]) == 0
 
 
+@pytest.mark.usefixtures("mynet")
+def test_an_image_without_an_answer_is_named_and_the_others_finish(work, npz, capsys):
+    images = np.random.default_rng(0).random((60, 8, 8)).astype(np.float32) * 0.9
+    images[:, 0, 0] = 0
+    images[::6, 0, 0] = 1
+    state = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).state_dict()
+    save_file(state, work / "w.safetensors")
+    own = ["--model", "mynet:make_silent", "--weights", "w.safetensors"]
+    few = ["--attack", "fgsm", "--attack", "pgd:steps=3", "--attack", "deepfool"]
+    assert cli.run(["attack", *own, "--data", npz("mine", images=images), *few, "--out", "r"]) == 1
+    assert "warning: before: not-finite: pgd3@0.1: output that is not" in capsys.readouterr().out
+    (silent, *_) = [w["images"] for w in results(work / "r")["warnings"] if "images" in w]
+    assert {index % 6 for index in silent} == {0}
+    assert cli.run(["check", "r", *own]) == 0
+    assert "no answer" not in (work / "r" / "report.html").read_text()  # it was not fooled
+
+
 def test_images_of_a_folder_get_the_size_of_the_model(work):
     for name in ("cat", "dog"):
         (work / "pets" / name).mkdir(parents=True)

@@ -95,7 +95,7 @@ class Answers:
         with torch.no_grad():
             logits: Tensor = self._classifier(x)
         self._note(x, logits, backward=0)
-        return logits
+        return _finite(logits)
 
     def decide(self, x: Tensor) -> Tensor:
         self.logits(x)
@@ -107,9 +107,10 @@ class Answers:
             logits = self._classifier(point)
             values = loss(logits, self.goal)
             (gradient,) = torch.autograd.grad(values.sum(), point)
+        gradient = _finite(gradient)
         self._ledger.slope(gradient, self._rows)
         self._note(x, logits.detach(), backward=1)
-        return values.detach(), gradient
+        return _finite(values.detach()), gradient
 
     def jacobian(self, x: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
         with torch.enable_grad():
@@ -117,10 +118,10 @@ class Answers:
             logits = self._classifier(point)
             chosen = logits.gather(1, classes).sum(dim=0)
             gradients = [torch.autograd.grad(z, point, retain_graph=True)[0] for z in chosen]
-        stacked = torch.stack(gradients, dim=1)
+        stacked = _finite(torch.stack(gradients, dim=1))
         self._ledger.slope(stacked, self._rows)
         self._note(x, logits.detach(), backward=len(gradients))
-        return logits.detach(), stacked
+        return _finite(logits.detach()), stacked
 
     def of(self, rows: Tensor) -> "Answers":
         part = copy(self)
@@ -203,6 +204,11 @@ class _Ledger:
         if self.nearest:
             self.radius[found] = distance[chosen]
         self.reached = self.reached | found
+
+
+def _finite(answer: Tensor) -> Tensor:
+    """What is not finite as 0: one image's NaN would stay in the state of its attack."""
+    return answer.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
 
 
 def _in_box(x: Tensor) -> Tensor:

@@ -105,7 +105,7 @@ def tested(named: Subject, whole: DataSet, count: int) -> ImageSet:
     if named.shape is not None and named.shape != images.shape:
         expected = f"expected {named.shape}, for which the network is built"
         raise ValueError(f"{where}: images of shape {images.shape}: {expected}")
-    probe, _ = images.batch(slice(2))
+    probe, _ = images.batch(slice(8))
     try:
         require(named.model, probe, len(images.classes))
     except ValueError as error:

@@ -60,6 +60,10 @@ MEANINGS = {
         "An image's answer depends on the other images of its batch. Accuracy then depends on the "
         "batch size, and the model was attacked without dropping fooled images."
     ),
+    "not-finite": (
+        "The classifier gives NaN or infinity for some images. They count as wrong; what is "
+        "measured on the others holds."
+    ),
     "numbers-disagree": (
         "A number in results.json is not what the images kept in this folder give. Believe the "
         "images, and ask who wrote the number."

@@ -116,7 +116,9 @@ class Record:
         return found if isinstance(found, dict) else {}
 
     def class_name(self, number: int) -> str:
-        """What a class is called; its number where it has no name."""
+        """What a class is called; its number where it has no name, words where it is none."""
+        if number < 0:
+            return "no answer"
         names = self.section("data").get("classes")
         if isinstance(names, list) and 0 <= number < len(names):
             return str(names[number])

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bezoar.classifier import predict, weights_hash
+from bezoar.classifier import said as classes
 from bezoar.files import read_json
 from bezoar.geometry import DISTANCES
 from bezoar.referee import Measurement
@@ -110,8 +111,8 @@ def _line(
     low, high = (float(value) for value in x_adv.aminmax())
     logits, clean = predict(classifier, x_adv), predict(classifier, x)
     rounded = predict(classifier, x_adv.mul(255).round().div(255))
-    said, coarsely = (logits.argmax(dim=1).numpy(), rounded.argmax(dim=1).numpy())
-    again = replace(facts, label=label.numpy(), clean=clean.argmax(dim=1).numpy(), adversarial=said)
+    heard, coarsely = classes(logits).numpy(), classes(rounded).numpy()
+    again = replace(facts, label=label.numpy(), clean=classes(clean).numpy(), adversarial=heard)
     standing, coarse = again.outcome(), replace(again, adversarial=coarsely).outcome()
     what = "robust accuracy" if facts.target is None else "led to the target"
     name = f"{stamp.metric}, {case}"
@@ -148,6 +149,8 @@ def _line(
 
 def _differing(logits: Tensor, recorded: np.ndarray[tuple[int, ...], np.dtype[np.int64]]) -> int:
     """Predictions that differ from the record by more than a tie between two classes."""
+    found = torch.from_numpy(recorded)
     best = logits.max(dim=1).values
-    of_recorded = logits.gather(1, torch.from_numpy(recorded)[:, None]).squeeze(1)
-    return int((best - of_recorded > TIE).sum())
+    of_recorded = logits.gather(1, found.clamp(min=0)[:, None]).squeeze(1)
+    silent = classes(logits) < 0
+    return int((silent != (found < 0)).sum() + (~silent & (best - of_recorded > TIE)).sum())
