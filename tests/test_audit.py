@@ -6,9 +6,9 @@ import torch
 from torch import nn
 
 from bezoar import audit
-from bezoar.attacks import FGSM, PGD, UniformNoise
+from bezoar.attacks import FGSM, FMN, PGD, UniformNoise
 from bezoar.data.imageset import ImageSet
-from bezoar.referee import Measurement, Stamp
+from bezoar.referee import Measurement, Stamp, measure
 from bezoar.report import tables
 from bezoar.results import Facts, Rate
 from bezoar.sanity import Warning
@@ -220,6 +220,54 @@ class TestRows:
         assert results["warnings"] == [{"case": "before", **warning.as_dict()}]
         assert results["verdict"]["sick"]["outcome"] == "undecided"
         assert "verdict" not in audit.results(NOTES, table, {})
+
+
+class TestSandwich:
+    """Fooled at 0.1 and at 0.3, not fooled, wrong from the start; positions 2, 4, 6, 8."""
+
+    @pytest.fixture
+    def attacked(self):
+        distance = [0.1, 0.3, 0, 0]
+        free = {"eps": INF, "distance": distance, "wrong": [3], "index": [2, 4, 6, 8]}
+        return measured("fmn", [0, 0, 1, 0], **free)
+
+    @pytest.mark.parametrize(
+        ("certified", "images"),
+        [
+            ([0.0, 0.0, 0.0, 0.0], []),
+            ([0.1, 0.3, 9.0, 0.0], []),
+            ([0.11, 0.2, 0.0, 0.0], [2]),
+            ([0.0, 0.31, 0.0, 0.01], [4, 8]),
+            ([INF, INF, INF, INF], [2, 4, 8]),
+        ],
+    )
+    def test_names_the_images_whose_certificate_does_not_hold(self, attacked, certified, images):
+        assert audit.sandwich(attacked, np.array(certified), "linf").tolist() == images
+
+    def test_a_certificate_of_a_linear_classifier_holds(self, linear, batch):
+        x = 0.3 + 0.4 * batch[0]
+        with torch.no_grad():
+            logits, weight = linear(x), linear[1].weight.detach()
+        y = logits.argmax(dim=1)
+        gaps = (logits.gather(1, y[:, None]) - logits).scatter(1, y[:, None], INF)
+        radius = (gaps / (weight[y][:, None] - weight).norm(dim=2)).amin(dim=1).double().numpy()
+        images = ImageSet(x, y, np.arange(12), ("a", "b", "c"), "twelve/test")
+        found = measure(FMN(norm="l2"), linear, images, seed=0)
+        assert audit.sandwich(found, 0.999 * radius, "l2").tolist() == []
+        assert len(audit.sandwich(found, 1.2 * radius, "l2")) == 12
+
+    @pytest.mark.parametrize(
+        ("certified", "norm", "message"),
+        [
+            ([0.1] * 4, "l2", "norm='l2': expected 'linf', that of the attack"),
+            ([0.1] * 3, "linf", r"certified of shape \(3,\): expected \(4,\), a radius an image"),
+            ([0.1, -0.1, 0, 0], "linf", "certified: expected radii of at least 0"),
+            ([0.1, float("nan"), 0, 0], "linf", "certified: expected radii of at least 0"),
+        ],
+    )
+    def test_what_cannot_be_compared_is_refused(self, attacked, certified, norm, message):
+        with pytest.raises(ValueError, match=message):
+            audit.sandwich(attacked, np.array(certified), norm)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import nn
 
 from bezoar import classifier as classifiers
 from bezoar.attacks import FGSM, PGD, Attack, UniformNoise
+from bezoar.attacks.engine import ROUNDING
 from bezoar.data.imageset import ImageSet
 from bezoar.referee import Measurement
 from bezoar.results import Facts, Median, Rate, border, standing, success_by_queries, worst_name
@@ -199,6 +201,36 @@ def suspicions(
         random_outputs=classifiers.outputs_random(model, probe),
         neighbours_matter=classifiers.neighbours_matter(model, probe),
     )
+
+
+def sandwich(
+    measurement: Measurement, certified: NDArray[np.floating[Any]], norm: str
+) -> NDArray[np.int64]:
+    """Images whose certificate an attack contradicts, by position; an honest one leaves none.
+
+    A certificate says that no image within its radius is taken for another class, so of each image
+    certified <= attacked <= clean: a wrong clean image has the radius 0, and what fools lies no
+    nearer than the radius. Where it does, certificate, attack or measurement is at fault.
+
+    Args:
+        measurement: an attack on the weights that were certified.
+        certified: radius of each of its images, ``(N,)``, in pixel units; 0 for no certificate.
+        norm: norm of the certificate.
+
+    Raises:
+        ValueError: another norm than that of the attack, another number of images, or a radius
+            that is none.
+    """
+    if norm != measurement.stamp.norm:
+        raise ValueError(f"norm={norm!r}: expected {measurement.stamp.norm!r}, that of the attack")
+    if certified.shape != (len(measurement.facts),):
+        found = f"certified of shape {certified.shape}"
+        raise ValueError(f"{found}: expected ({len(measurement.facts)},), a radius an image")
+    if not (certified >= 0).all():  # also true for NaN
+        raise ValueError("certified: expected radii of at least 0")
+    # Whoever is led to a target is fooled, and so is he who ends in a third class.
+    reach = replace(measurement.facts, target=None).reach()
+    return measurement.facts.index[reach + ROUNDING < certified]
 
 
 def healthy(
