@@ -1,5 +1,7 @@
 """Three images, attacked on paper: the tables below are counted by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -88,6 +90,32 @@ class TestWorstCase:
         assert audit.worst_case([measured("d@0.1", [1, 1]), *others], 0.1) == Rate(2, 2)
         with pytest.raises(ValueError, match=r"eps=0.1: expected at least one attack of this"):
             audit.worst_case(others, 0.1)
+
+
+class TestTargets:
+    def led(self, metric, adversarial, eps=0.1):
+        """Images of class 0 that are to be led to class 2."""
+        made = measured(metric, [1] * len(adversarial), eps=eps)
+        made.facts.adversarial[:] = adversarial
+        facts = replace(made.facts, target=np.full(len(adversarial), 2))
+        return replace(made, facts=facts, stamp=replace(made.stamp, target="2"))
+
+    def test_the_worst_case_is_the_share_that_any_led_there(self):
+        both = [self.led("targeted:a@0.1", [2, 1, 0, 0]), self.led("targeted:b@0.1", [0, 0, 2, 0])]
+        rows = {row["metric"]: row["value"] for row in audit.rows("x", both, eps=0.1)}
+        assert rows["targeted@0.1"] == 0.5
+        assert (rows["targeted:a@0.1"], rows["targeted:b@0.1"]) == (0.25, 0.25)
+        assert not [metric for metric in rows if metric.startswith("robust")]
+        verdict = audit.healthy(both, 0.1, 0.9)
+        assert verdict.requirement == "images not led to their target at eps 0.1 at least 90.0%"
+        assert verdict.found.startswith("50.0% ")
+
+    def test_beside_attacks_without_one_they_do_not_count(self):
+        both = [self.led("targeted:a@0.2", [2, 2], eps=0.2), measured("a@0.1", [1, 0])]
+        assert audit.worst_case(both, 0.1) == Rate(1, 2)
+        assert audit.curve(both) == {0.1: Rate(1, 2)}
+        with pytest.raises(ValueError, match=r"eps=0.2: expected at least one attack"):
+            audit.worst_case(both, 0.2)
 
 
 class TestCurve:

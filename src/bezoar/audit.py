@@ -79,8 +79,8 @@ def rows(
     seed, facts = most.stamp.seed, most.facts
     first = [rate_row(case, seed, "clean", facts.clean_accuracy)]
     if eps is not None:
-        what = "targeted" if all(m.stamp.target for m in measurements) else "robust"
         points = {eps: worst_case(measurements, eps, norm), **curve(measurements, norm, radii)}
+        what = "targeted" if _own(measurements, norm)[0].stamp.target else "robust"
         named = {worst_name(norm, radius, what): rate for radius, rate in points.items()}
         first += [rate_row(case, seed, name, rate) for name, rate in named.items()]
     held = [m for m in measurements if m.stamp.eps != math.inf]
@@ -157,15 +157,15 @@ def worst_case(measurements: Sequence[Measurement], eps: float, norm: str = "lin
     """Share of images that stand under every white-box attack at ``eps``, image by image.
 
     Attacks of smaller radii and without a radius count as well, see ``results.standing``. Where
-    all attacks have a target it is the share that one of them led to it. With some that have none
-    the others count by what they fooled, for who is led to a wrong class is fooled.
+    all attacks have a target it is the share that one of them led to it; beside others those that
+    have one do not count, for they leave all further classes out.
 
     Raises:
         ValueError: no attack of the norm has this radius or none, or they share no image.
     """
-    found = _white_box(measurements, norm)
-    _, stands = standing(found, eps)
-    if all(facts.target is not None for facts, _ in found):
+    own = _own(measurements, norm)
+    _, stands = standing([(m.facts, m.stamp.eps) for m in own], eps)
+    if own[0].facts.target is not None:
         stands = ~stands
     return Rate(int(stands.sum()), len(stands))
 
@@ -178,16 +178,17 @@ def curve(
     Its points are the radii that were attacked, noise alone not counted, and ``radii`` too where
     there is an attack without a radius. An image that is fooled stays fooled from there on.
     """
-    own = [m for m in measurements if (m.stamp.norm, m.stamp.access) == (norm, "white-box")]
+    own = _own(measurements, norm)
     points = {m.stamp.eps for m in own if m.stamp.steps}
     if math.inf in points:
         points |= set(radii)
     return {eps: worst_case(own, eps, norm) for eps in sorted(points - {math.inf})}
 
 
-def _white_box(measurements: Sequence[Measurement], norm: str) -> list[tuple[Facts, float]]:
-    own = (m for m in measurements if (m.stamp.norm, m.stamp.access) == (norm, "white-box"))
-    return [(m.facts, m.stamp.eps) for m in own]
+def _own(measurements: Sequence[Measurement], norm: str) -> list[Measurement]:
+    """The white-box measurements in a norm: those without a target, if there are any."""
+    own = [m for m in measurements if (m.stamp.norm, m.stamp.access) == (norm, "white-box")]
+    return [m for m in own if m.facts.target is None] or own
 
 
 def suspicions(
@@ -239,7 +240,7 @@ def healthy(
     """Whether enough images stand under the worst of all attacks at ``eps``."""
     where = f"eps {eps:g}" if norm == "linf" else f"{norm} eps {eps:g}"
     rate = worst_case(measurements, eps, norm)
-    if all(m.stamp.target for m in measurements):
+    if _own(measurements, norm)[0].stamp.target:
         stands = Rate(rate.total - rate.count, rate.total)
         return at_least(f"images not led to their target at {where}", stands, floor)
     return at_least(f"worst-case robust accuracy at {where}", rate, floor)

@@ -104,7 +104,7 @@ def test_distances_are_told_found_again_and_taken_up(work, capsys):
     assert cli.run(["check", "run", "--model", "base.safetensors"]) == 0
     page = (work / "run" / "report.html").read_text()
     assert "numbers-disagree" not in page
-    assert "The worst case of ddn20 and deepfool50, image by image." in page
+    assert "The worst case of ddn20, deepfool50, image by image." in page
 
 
 def test_distances_in_linf_count_in_the_worst_case_at_eps(work):

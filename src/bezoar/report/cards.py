@@ -78,7 +78,7 @@ def _state(
         )
         gauges.append((under, Cell.of(counted, found.name)))
         if several:
-            names = " and ".join(found.metrics)
+            names = ", ".join(found.metrics)
             lines.append(f"The worst case of {names}, image by image.")
         if case == "after" and found.change:
             lines.append(_paired(found.change))

@@ -137,7 +137,7 @@ def headline(record: Record) -> Headline | None:
         if first[metric].ball[0] == norm and (first[metric].free or first[metric].ball[1] <= eps)
     )
     stands = {
-        case: standing([(found[m].facts, found[m].ball[1]) for m in metrics], eps)
+        case: standing([(found[m].facts, first[m].ball[1]) for m in metrics], eps)
         for case, found in cases.items()
     }
     index = np.array(sorted(set.intersection(*(set(at.tolist()) for at, _ in stands.values()))))
@@ -161,7 +161,7 @@ def _ball(record: Record, measured: Sequence[Measured]) -> tuple[str, float] | N
     held = {ball: count for ball, count in attacks.items() if ball[1] < math.inf}
     for row in record.rows:
         asked = [ball for ball in held if worst_name(*ball) == row["metric"]]
-        if (eps := radius(row["metric"])) is not None:  # no ball was asked for but in the name
+        if (eps := radius(row["metric"])) is not None:  # without radii the name alone has it
             asked += [(norm, eps) for norm, at in attacks if at == math.inf]
         for ball in asked:
             if worst_name(*ball) == row["metric"]:
