@@ -126,3 +126,9 @@ def test_a_number_may_be_a_fraction(text, value):
 def test_what_is_no_number_is_refused_with_what_was_found(text):
     with pytest.raises(ValueError, match=rf"eps={re.escape(repr(text))}: expected a number such"):
         checks.number("eps", text)
+
+
+def test_a_count_that_no_tensor_can_hold_is_refused():
+    checks.at_least("steps", 2**31 - 1, 1)
+    with pytest.raises(ValueError, match=r"steps=2147483648: expected an integer below 2\*\*31"):
+        checks.at_least("steps", 2**31, 1)

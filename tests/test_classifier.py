@@ -14,6 +14,7 @@ from bezoar.classifier import (
     predict,
     prepare,
     require,
+    said,
     weights_hash,
 )
 
@@ -240,8 +241,31 @@ class TestRequire:
         with pytest.raises(ValueError, match="output is not finite: expected logits"):
             require(Constant(0.0, value), batch[0], 2)
 
+    def test_one_that_is_finite_for_some_images_is_taken(self, batch):
+        class Steep(nn.Module):
+            def forward(self, x):
+                return (x[:, 0, 0, :2] - batch[0][5:6, 0, 0, :2]).sqrt()
+
+        require(Steep(), torch.cat([0 * batch[0], batch[0][5:6]]), 2)
+        with pytest.raises(ValueError, match="output is not finite: expected logits"):
+            require(Steep(), 0 * batch[0], 2)
+
+
+def test_a_class_is_said_where_all_logits_are_finite():
+    nan, inf = float("nan"), float("inf")
+    logits = torch.tensor([[0.0, 1.0], [nan, 1.0], [1.0, inf], [-inf, 1.0]])
+    assert said(logits).tolist() == [1, -1, -1, -1]
+
 
 class TestDiagnoses:
+    def test_images_without_an_answer_are_no_accusation(self, linear, batch):
+        class Silent(nn.Module):
+            def forward(self, x):
+                return torch.where(x[:, :1, 0, 0] > 0.5, torch.nan, linear(x))
+
+        assert not neighbours_matter(Silent(), batch[0])
+        assert not outputs_random(Silent(), batch[0])
+
     def test_plain_networks_are_not_accused(self, linear, small_convnet, mixed, batch):
         x, _ = batch
         networks = (linear, small_convnet, mixed, Constant(0.0, 1.0))

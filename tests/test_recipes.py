@@ -1,7 +1,9 @@
+from dataclasses import fields
+
 import pytest
 
 from bezoar import recipes
-from bezoar.attacks import FGSM, PGD, Admix, Attack, UniformNoise, Universal
+from bezoar.attacks import ATTACKS, FGSM, PGD, Admix, Attack, UniformNoise, Universal
 from bezoar.repairs import Accumulate, AtRandom, Correct, Remove, Repair, Stop, TopLoss
 from bezoar.training import Training
 
@@ -52,6 +54,23 @@ def test_defaults_give_way_to_what_is_written_and_to_attacks_without_the_field()
 )
 def test_repairs_with_what_is_inside_them(text, made):
     assert recipes.method(Repair, text, "repair") == made
+
+
+BUDGETS = [
+    f"{name}:{field.name}"
+    for name, kind in ATTACKS.items()
+    for field in fields(kind)
+    if field.init and field.name in ("steps", "restarts", "queries")
+]
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "1.5", "nan", "", str(2**31), str(10**30)])
+@pytest.mark.parametrize("budget", BUDGETS)
+def test_a_budget_that_buys_nothing_or_never_ends_is_refused(budget, value):
+    with pytest.raises(
+        ValueError, match=r"attack.*: (expected an integer|Input should be a valid)"
+    ):
+        recipes.attack(f"{budget}={value}")
 
 
 def test_a_table_is_not_changed():

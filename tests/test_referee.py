@@ -1,3 +1,4 @@
+import json
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 
@@ -10,13 +11,19 @@ from torch import nn
 from bezoar import referee as referee_module
 from bezoar.attacks import (
     APGD,
+    CWL2,
+    DDN,
     FGSM,
     FMN,
+    NES,
     PGD,
     PGDL2,
     Admix,
     AutoAttack,
+    DeepFool,
+    FABTargeted,
     FGSMRandomStart,
+    Square,
     UniformNoise,
     Universal,
 )
@@ -24,7 +31,16 @@ from bezoar.attacks.engine import perturb
 from bezoar.attacks.protocol import Attack, Ball, Untargeted
 from bezoar.classifier import predict, prepare, weights_hash
 from bezoar.data.imageset import ImageSet
-from bezoar.referee import Measurement, Referee, Stamp, measure, name_of, score
+from bezoar.referee import (
+    Measurement,
+    Referee,
+    Stamp,
+    aimed,
+    measure,
+    metric_of,
+    name_of,
+    score,
+)
 from bezoar.results import Facts
 from bezoar.seeds import Noise, generator
 
@@ -110,11 +126,13 @@ class TestScore:
         with pytest.raises(ValueError, match=r"x_adv of shape .*: expected \(12, 1, 4, 5\)"):
             score(linear, *(batch[0], torch.zeros(shape), batch[1]), np.arange(12), norm="linf")
 
-    def test_refuses_a_classifier_that_answers_no_number(self):
+    def test_an_answer_that_is_no_number_is_no_class(self):
         # argmax takes the NaN for the largest: these images would count as robust.
         x, y = torch.zeros(3, 1, 2, 2), torch.zeros(3, dtype=torch.int64)
-        with pytest.raises(ValueError, match="classifier output is not finite: expected logits"):
-            score(Steep(), x, x + 0.9, y, np.arange(3), norm="linf")
+        found = score(Steep(), x, x + 0.9, y, np.arange(3), norm="linf")
+        assert (found["clean"].tolist(), found["adversarial"].tolist()) == ([0] * 3, [-1] * 3)
+        assert found["clean_loss"].max() < 1
+        assert found["loss"].tolist() == [0] * 3
 
 
 class TestTrustsNoAttack:
@@ -346,9 +364,185 @@ def test_an_attack_is_named_for_its_method_and_steps(attack, name):
     assert name_of(attack) == name
 
 
-def test_distances_without_a_ball_are_no_robust_accuracy(classifier, images):
-    with pytest.raises(ValueError, match=r"fmn100: eps=inf: expected a number at least 0"):
-        Referee(FMN(), classifier, images, seed=0)
+class Border(nn.Module):
+    """Class 0 up to 0.5 of the first pixel, and wherever the second is above 0.5: a step."""
+
+    def forward(self, x):
+        first, second = x.flatten(1)[:, :2].T
+        score = 0.5 - first + 10.0 * (second > 0.5)
+        return torch.stack([score, -score], dim=1)
+
+
+class TestWithoutARadius:
+    @pytest.fixture
+    def row(self):
+        """Distances 0.3 and 0.1; one that no gradient leads out of; one wrong from the start."""
+        x = torch.zeros(4, 1, 2, 2)
+        x[:, 0, 0, 0] = torch.tensor([0.2, 0.4, 0.4, 0.9])
+        x[2, 0, 0, 1] = 1
+        return ImageSet(x, torch.zeros(4, dtype=torch.int64), np.arange(4), ("a", "b"), "row/test")
+
+    @pytest.mark.parametrize(
+        "attack",
+        [DeepFool(), DeepFool(norm="linf"), FMN(), FMN(norm="l1"), DDN(), FABTargeted(steps=20)],
+        ids=repr,
+    )
+    def test_the_facts_hold_the_distance_of_each_image(self, attack, row):
+        found = measure(attack, Border(), row, seed=0)
+        assert found.stamp.eps == float("inf")
+        assert found.stamp.metric == name_of(attack)
+        reach = found.facts.reach()
+        np.testing.assert_allclose(reach[:2], [0.3, 0.1], rtol=0.1)
+        assert reach[2:].tolist() == [float("inf"), 0.0]
+        assert (reach[:2] >= [0.3, 0.1]).all()
+        np.testing.assert_allclose(reach[:2], found.facts.distance[:2], rtol=1e-6)
+
+    def test_what_was_wrong_from_the_start_is_not_attacked(self, row):
+        facts = measure(FMN(), Border(), row, seed=0).facts
+        assert (facts.backward[3], facts.distance[3]) == (0, 0)
+
+    def test_no_radius_is_null_in_json(self, row):
+        stamp = Referee(FMN(), Border(), row, seed=0).stamp
+        assert stamp.as_dict()["eps"] is None
+        assert json.loads(json.dumps(stamp.as_dict(), allow_nan=False))["metric"] == "fmn100"
+
+
+class Silent(nn.Module):
+    """Another classifier, but not a number where the first pixel is above a limit."""
+
+    def __init__(self, inside, limit):
+        super().__init__()
+        self.inside, self.limit = inside, limit
+
+    def forward(self, x):
+        silent = x[:, :1, 0, 0] > self.limit
+        return torch.where(silent, torch.nan, self.inside(x)) * torch.where(silent, torch.nan, 1.0)
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        FGSM(eps=0.3),
+        PGD(eps=0.3, steps=5, restarts=2),
+        APGD(eps=0.3, steps=5),
+        AutoAttack(eps=0.3, steps=4, targets=2, queries=8),
+        DeepFool(norm="linf"),
+        FMN(steps=20),
+        CWL2(steps=20, searches=2),
+        FABTargeted(steps=5, restarts=2),
+        NES(eps=0.3, steps=4, samples=4),
+        Square(eps=0.3, steps=10),
+    ],
+    ids=repr,
+)
+class TestNoAnswer:
+    def test_one_image_is_named_and_the_others_finish_as_without_it(
+        self, attack, classifier, images
+    ):
+        x = 0.8 * images.pixels
+        x[4, 0, 0, 0] = 1
+        given = replace(images, pixels=x)
+        found = measure(attack, Silent(classifier, 0.99), given, seed=0)
+        alone = measure(attack, Silent(classifier, 0.99), given.take(OTHERS), seed=0)
+        assert found.facts.clean[4] == found.facts.adversarial[4] == -1
+        assert not found.facts.robust[4]
+        np.testing.assert_array_equal(found.x_adv[4], x[4])
+        np.testing.assert_allclose(found.x_adv[OTHERS], alone.x_adv, atol=1e-5)
+        for name, column in alone.facts.columns().items():
+            np.testing.assert_allclose(getattr(found.facts, name)[OTHERS], column, atol=1e-4)
+            assert np.isfinite(column).all()
+
+    def test_a_walk_into_silence_stops_nothing_and_counts_as_fooled(
+        self, attack, classifier, images
+    ):
+        x = images.pixels.clone()
+        x[:, 0, 0, 0] = 0.49
+        labels = predict(classifier, x).argmax(dim=1)
+        given = replace(images, pixels=x, labels=labels)
+        facts = measure(attack, Silent(classifier, 0.5), given, seed=0).facts
+        assert (facts.clean >= 0).all()
+        assert all(np.isfinite(column).all() for column in facts.columns().values())
+        assert not facts.robust[facts.adversarial < 0].any()
+
+
+OTHERS = np.array([0, 1, 2, 3, 5, 6, 7, 8])
+
+
+def test_who_is_silent_to_all_is_refused(classifier, images):
+    with pytest.raises(ValueError, match="classifier output is not finite: expected logits"):
+        Referee(PGD(), Silent(classifier, -1.0), images, seed=0)
+
+
+class TestTargets:
+    @pytest.mark.parametrize("attack", [PGD(eps=0.9, steps=10), FGSM(eps=0.3), DDN()], ids=repr)
+    def test_success_is_the_target_and_nothing_else(self, attack, classifier, images):
+        found = measure(attack, classifier, images, seed=0, target="random")
+        facts = found.facts
+        assert (facts.target != facts.label).all()
+        assert facts.success.tolist() == (facts.adversarial == facts.target).tolist()
+        assert facts.outcome().count == facts.success.sum() > 0
+        assert (found.stamp.target, found.stamp.metric) == (
+            "random",
+            f"targeted:{metric_of(attack)}",
+        )
+
+    def test_who_is_where_he_should_be_is_left_alone_and_who_is_just_wrong_is_not(
+        self, classifier, images
+    ):
+        clean = predict(classifier, images.pixels).argmax(dim=1)
+        there = (clean + 1) % 3
+        there[7:] = torch.where(images.labels[7:] == clean[7:], there[7:], clean[7:])
+        facts = measure(PGD(eps=0.01, steps=3), classifier, images, seed=0, target=there).facts
+        assert facts.backward[7:].tolist() == [0, 0]
+        assert facts.reach(0.01)[7:].tolist() == [0, 0]
+        other = 3 - images.labels - clean
+        led = torch.where(images.labels == clean, there, other)
+        facts = measure(PGD(eps=0.01, steps=3), classifier, images, seed=0, target=led).facts
+        assert (facts.backward > 0).all()
+
+    def test_other_targets_have_another_stamp(self, classifier, images):
+        ways = [(images.labels + k) % 3 for k in (1, 2)]
+        stamps = {Referee(PGD(), classifier, images, seed=0, target=t).stamp for t in ways}
+        assert len(stamps) == 2
+
+    def test_images_of_the_class_itself_are_left_out(self, classifier, images):
+        facts = measure(PGD(steps=2), classifier, images, seed=0, target=1).facts
+        assert facts.index.tolist() == images.index[images.labels.numpy() != 1].tolist()
+        assert facts.target.tolist() == [1] * len(facts)
+
+    def test_random_targets_belong_to_the_image_and_the_seed(self, images):
+        _, all_of_them = aimed(images, "random", 0)
+        _, some = aimed(images.take(np.array([1, 4, 8])), "random", 0)
+        assert some.tolist() == all_of_them[[1, 4, 8]].tolist()
+        drawn = torch.stack([aimed(images, "random", seed)[1] for seed in range(20)])
+        assert (drawn != images.labels).all()
+        assert {len(column.unique()) for column in drawn.T} == {2}
+
+    @pytest.mark.parametrize(
+        ("target", "message"),
+        [
+            (3, "target=3: expected a class, 0 to 2"),
+            (-1, "target=-1: expected a class, 0 to 2"),
+            ("any", "target='any': expected a class number, 'random' or"),
+            (torch.zeros(2, dtype=torch.int64), "target of 2 classes: expected 9"),
+            (torch.full((9,), 3), "target hold class 3: expected 0 to 2"),
+        ],
+        ids=str,
+    )
+    def test_a_target_that_is_none_is_refused(self, classifier, images, target, message):
+        with pytest.raises(ValueError, match=message):
+            Referee(PGD(), classifier, images, seed=0, target=target)
+
+    def test_targets_that_are_the_images_own_are_counted_and_refused(self, classifier, images):
+        target = (images.labels + 1) % 3
+        target[[0, 5]] = images.labels[[0, 5]]
+        with pytest.raises(ValueError, match="target: 2 are the images' own classes: expected oth"):
+            Referee(PGD(), classifier, images, seed=0, target=target)
+
+    @pytest.mark.parametrize("attack", [DeepFool(), AutoAttack(), FABTargeted()], ids=name_of)
+    def test_an_attack_that_cannot_aim_is_refused_by_name(self, attack, classifier, images):
+        with pytest.raises(ValueError, match=f"{name_of(attack)}: targeted goal: expected one"):
+            Referee(attack, classifier, images, seed=0, target=0)
 
 
 @pytest.mark.parametrize("attack", [Admix(steps=2), Universal(epochs=2)], ids=repr)

@@ -283,3 +283,23 @@ class TestScoresOnly:
         strong = pgd(fooled=range(120))
         assert kinds(transfer, strong, weak(fooled=range(100))) == []
         assert kinds(transfer, strong, weak(fooled=range(160))) == ["masked-gradients"]
+
+
+class TestNotFinite:
+    def test_images_without_an_answer_are_named(self):
+        silent = pgd()
+        silent.facts.adversarial[[3, 17]] = -1
+        silent.facts.clean[17] = -1
+        (found,) = [w for w in warnings([silent], classes=10) if w.kind == "not-finite"]
+        assert found.as_dict() == {
+            "kind": "not-finite",
+            "text": "pgd40@0.1: output that is not finite on 2 images: 3, 17",
+            "images": [3, 17],
+        }
+
+    def test_of_many_the_text_names_the_first_and_the_list_all(self):
+        silent = pgd()
+        silent.facts.adversarial[:40] = -1
+        (found,) = [w for w in warnings([silent], classes=10) if w.kind == "not-finite"]
+        assert found.text.endswith("on 40 images: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, ...")
+        assert found.as_dict()["images"] == list(range(40))

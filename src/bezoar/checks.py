@@ -52,9 +52,11 @@ def radius(name: str, value: float) -> None:
 
 
 def at_least(name: str, value: int, low: int) -> None:
-    """Require an integer that is not below ``low``."""
+    """Require an integer that is not below ``low``, and one that a tensor can count with."""
     if isinstance(value, bool) or not isinstance(value, int) or value < low:
         raise ValueError(f"{name}={value!r}: expected an integer >= {low}")
+    if value >= 2**31:
+        raise ValueError(f"{name}={value!r}: expected an integer below 2**31")
 
 
 def known(what: str, name: str, names: Iterable[str]) -> None:

@@ -217,12 +217,20 @@ def _answer(classifier: nn.Module, x: Tensor, keys: Tensor, draws: int) -> Tenso
     return averaged(answers)
 
 
+def said(logits: Tensor) -> Tensor:
+    """The class of each image, ``(N, K)`` to ``(N,)`` int64; -1 where the logits are not finite.
+
+    The largest of NaNs is class 0: such images of class 0 would count as right.
+    """
+    return torch.where(logits.isfinite().all(dim=1), logits.argmax(dim=1), -1)
+
+
 def require(classifier: nn.Module, x: Tensor, classes: int) -> None:
     """Require that the images fit the classifier and that it gives one logit a class.
 
     Raises:
         ValueError: the images are not images, the classifier cannot take them, or its output
-            is not a finite ``(N, classes)``.
+            is not ``(N, classes)``, or finite for none of them.
     """
     checks.images(x)
     found = f"images of shape {tuple(x.shape[1:])}"
@@ -234,7 +242,7 @@ def require(classifier: nn.Module, x: Tensor, classes: int) -> None:
     if logits.shape != (len(x[:2]), classes):
         expected = f"expected {classes} logits an image, as many as the data have classes"
         raise ValueError(f"classifier output of shape {tuple(logits.shape)}: {expected}")
-    if not torch.isfinite(logits).all():
+    if (said(logits) < 0).all() and (said(predict(classifier, x)) < 0).all():
         raise ValueError("classifier output is not finite: expected logits; check the weights")
 
 
@@ -273,8 +281,12 @@ def neighbours_matter(classifier: nn.Module, x: Tensor) -> bool:
 def from_probabilities(classifier: nn.Module, x: Tensor) -> float:
     """How far the outputs are from probabilities, which are no logits: below 0, or from sum 1."""
     outputs = predict(classifier, x)
+    outputs = outputs[torch.isfinite(outputs).all(dim=1)]
     return max((outputs.sum(dim=1) - 1).abs().max().item(), -outputs.min().item())
 
 
 def _change(outputs: Tensor, of: Tensor) -> float:
-    return (outputs - of).abs().max().item() / max(1e-6, of.abs().max().item())
+    """Where an output is not finite every time, nothing changes."""
+    changes = (outputs - of).nan_to_num(nan=0.0)
+    change, scale = changes.abs().max().item(), of.nan_to_num(posinf=0.0, neginf=0.0).abs().max()
+    return change / max(1e-6, scale.item())

@@ -9,7 +9,7 @@ from copy import deepcopy
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 from torch import nn
@@ -24,6 +24,7 @@ from bezoar.repairs import Evidence, Repair
 from bezoar.report import export
 from bezoar.runs import FileSnapshot, Run
 from bezoar.training import Training
+from bezoar.verdicts import Verdict
 
 OnUnit = Callable[[str, int, int], None]
 
@@ -38,15 +39,29 @@ class Plan:
 
     Args:
         eps: radius that the verdict is about, in pixel units of [0, 1].
-        attacks: all attacks; at least one of radius ``eps``.
+        attacks: all attacks; at least one in ``norm`` of radius ``eps`` or without a radius.
         floor: worst-case robust accuracy at ``eps`` that counts as healthy.
         seed: names the noise.
+        norm: norm of the ball that the verdict is about.
+        radii: further points of the curve, where there is an attack without a radius.
+        target: a class to lead to, or ``random``; see ``Referee``.
     """
 
     eps: float
     attacks: Sequence[Attack]
     floor: float = audit.HEALTHY
     seed: int = 0
+    norm: str = "linf"
+    radii: Sequence[float] = ()
+    target: int | Literal["random"] | None = None
+
+    def rows(self, case: str, measured: Sequence[Measurement]) -> list[audit.Row]:
+        """The rows of a case in the result table."""
+        return audit.rows(case, measured, eps=self.eps, norm=self.norm, radii=self.radii)
+
+    def verdict(self, measured: Sequence[Measurement]) -> Verdict:
+        """Whether a case is healthy; with a target, whether enough are not led to it."""
+        return audit.healthy(measured, self.eps, self.floor, self.norm)
 
 
 def trained(
@@ -118,13 +133,13 @@ def attack(
     """
     run.keep_images(images)
     measured = _measured(run, "before", model, images, plan, on_unit, validation)
-    verdict = {"sick": audit.healthy(measured, plan.eps, plan.floor)}
+    verdict = {"sick": plan.verdict(measured)}
     found = audit.suspicions(model, images, measured)
     if surrogate is not None:
         measured += _measured(
             run, "before", model, images, plan, on_unit, validation, aim=surrogate
         )
-    table = audit.rows("before", measured, eps=plan.eps)
+    table = plan.rows("before", measured)
     return _finish(run, audit.results(run.notes, table, {"before": found}, verdict))
 
 
@@ -179,27 +194,16 @@ def repair(
     snapshot.clear()
 
     well = _measured(run, "after", repaired, images, plan, on_unit, data.validation)
-    stale = run.measure(
-        "after",
-        Referee(
-            FGSM(eps=plan.eps),
-            repaired,
-            images,
-            seed=plan.seed,
-            aim=model,
-            metric=f"transfer:fgsm@{plan.eps:g}",
-        ),
-    )
-    table = [
-        *audit.rows("before", sick, eps=plan.eps),
-        *audit.rows("after", well, eps=plan.eps),
-        audit.rate_row("after", plan.seed, stale.stamp.metric, stale.facts.robust_accuracy),
-        *_costs(run, plan.seed),
-    ]
-    verdict = {
-        "sick": audit.healthy(sick, plan.eps, plan.floor),
-        "well": audit.healthy(well, plan.eps, plan.floor),
-    }
+    table = [*plan.rows("before", sick), *plan.rows("after", well)]
+    if plan.norm == "linf":
+        aimed = FGSM(eps=plan.eps)
+        judge = Referee(aimed, repaired, images, seed=plan.seed, aim=model)
+        stale = run.measure("after", judge)
+        table.append(
+            audit.rate_row("after", plan.seed, stale.stamp.metric, stale.facts.robust_accuracy)
+        )
+    table += _costs(run, plan.seed)
+    verdict = {"sick": plan.verdict(sick), "well": plan.verdict(well)}
     found = {
         "before": audit.suspicions(model, images, sick),
         "after": audit.suspicions(repaired, images, well),
@@ -222,7 +226,7 @@ def _measured(
     for method in plan.attacks:
         known = model if aim is None else aim
         ready = run.fitted(method, known, validation, seed=plan.seed)
-        referee = Referee(ready, model, images, seed=plan.seed, aim=known)
+        referee = Referee(ready, model, images, seed=plan.seed, aim=known, target=plan.target)
         name = f"{referee.stamp.metric}, {case}"
 
         def tell(done: int, units: int, name: str = name) -> None:
@@ -247,6 +251,12 @@ def _finish(run: Run, results: dict[str, Any]) -> dict[str, Any]:
 def settings(plan: Plan, method: Repair | None = None, **more: Any) -> dict[str, Any]:
     """What identifies an experiment, for the run folder."""
     about = {"eps": plan.eps, "floor": plan.floor, "attacks": [repr(a) for a in plan.attacks]}
+    if plan.norm != "linf":
+        about["norm"] = plan.norm
+    if plan.radii:
+        about["radii"] = list(plan.radii)
+    if plan.target is not None:
+        about["target"] = plan.target
     return {**about, **({"repair": repr(method)} if method else {}), **more}
 
 

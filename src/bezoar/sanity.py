@@ -7,7 +7,7 @@ After the checklists of arXiv:1902.06705 and arXiv:1802.00420.
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import combinations, product
 
 import numpy as np
@@ -26,14 +26,19 @@ PROBABILITIES = 1e-4  # distance of outputs from probabilities: float32 rounds s
 
 @dataclass(frozen=True)
 class Warning:
-    """One suspicion: its kind, a page anchor in the docs, and the numbers that raise it."""
+    """One suspicion: its kind, a page anchor in the docs, and the numbers that raise it.
+
+    ``images`` are the positions of those that it is about, where it is about some.
+    """
 
     kind: str
     text: str
+    images: Sequence[int] = ()
 
-    def as_dict(self) -> dict[str, str]:
+    def as_dict(self) -> dict[str, object]:
         """For JSON."""
-        return asdict(self)
+        about = {"images": list(self.images)} if self.images else {}
+        return {"kind": self.kind, "text": self.text, **about}
 
 
 def warnings(
@@ -55,8 +60,9 @@ def warnings(
         probabilities: what ``classifier.from_probabilities`` found.
     """
     own = [m for m in measurements if m.stamp.access == "white-box"]
-    found = [*_transfers(measurements), *_of_each(own, classes)]
-    found += [*_of_pairs(own), *_misleading(own)]
+    found = [*_transfers(measurements), *_unanswered(measurements), *_of_each(own, classes)]
+    away = [m for m in own if m.facts.target is None]  # towards a target is another question
+    found += [*_of_pairs(away), *_misleading(away), *_unlimited(away)]
     if random_outputs > RANDOM:
         text = (
             f"outputs change by {random_outputs:.1%} of the largest from pass to pass in eval "
@@ -89,11 +95,20 @@ def _transfers(measurements: Sequence[Measurement]) -> Iterator[Warning]:
             yield Warning("transfer-set", text)
 
 
+def _unanswered(measurements: Sequence[Measurement]) -> Iterator[Warning]:
+    for m in measurements:
+        silent = (m.facts.clean < 0) | (m.facts.adversarial < 0)
+        if images := m.facts.index[silent].tolist():
+            shown = ", ".join(map(str, images[:10])) + ", ..." * (len(images) > 10)
+            text = f"{m.stamp.metric}: output that is not finite on {len(images)} images: {shown}"
+            yield Warning("not-finite", text, images)
+
+
 def _of_each(own: Sequence[Measurement], classes: int) -> Iterator[Warning]:
     uniform = math.log(classes)
     for m in own:
         name, facts = m.stamp.metric, m.facts
-        loss = float(facts.loss.mean())
+        loss = facts.mean_loss
         if m.stamp.steps == 1 and abs(loss - uniform) < UNIFORM_GAP:
             text = f"{name}: loss {loss:.4f} is ln {classes} = {uniform:.4f}: uniform output"
             yield Warning("uniform-output", f"{text}, probably an untrained network")
@@ -106,11 +121,25 @@ def _of_each(own: Sequence[Measurement], classes: int) -> Iterator[Warning]:
             text = f"{name}: the first gradient is exactly zero on {zero:.1%} of the images"
             hint = "declare a surrogate(x) where the forward has none, or attack without it"
             yield Warning("zero-gradients", f"{text}; {hint}")
-        if m.stamp.norm == "linf" and m.stamp.eps >= 1 and m.stamp.steps > 1:
+        if m.stamp.norm == "linf" and 1 <= m.stamp.eps < math.inf and m.stamp.steps > 1:
             rate = facts.robust_accuracy
             if rate.interval[0] > SURVIVES:
                 text = f"{name}: {rate} still stand though every pixel may take any value"
                 yield Warning("survives-eps-1", text)
+
+
+def _unlimited(own: Sequence[Measurement]) -> Iterator[Warning]:
+    """The strongest of the attacks along gradients that no radius holds back; a weak one may fail.
+
+    Those that may change few values only are held back.
+    """
+    free = [m for m in own if m.stamp.eps == math.inf and m.stamp.norm != "l0"]
+    free = [m for m in free if _sees_many_steps(m)]
+    for m in sorted(free, key=lambda m: m.facts.robust_accuracy.value)[:1]:
+        rate = m.facts.robust_accuracy
+        if rate.interval[0] > SURVIVES:
+            text = f"{m.stamp.metric}: {rate} still stand though every pixel may take any value"
+            yield Warning("survives-eps-1", text)
 
 
 def _of_pairs(own: Sequence[Measurement]) -> Iterator[Warning]:

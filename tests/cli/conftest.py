@@ -44,6 +44,13 @@ from torch import nn
 def make():
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
 
+class Silent(nn.Linear):
+    def forward(self, x):
+        return (1 / (1 - x[:, :1])) * 0 + super().forward(x)
+
+def make_silent():
+    return nn.Sequential(nn.Flatten(), Silent(64, 10))
+
 def make_twelve():
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 12))
 """

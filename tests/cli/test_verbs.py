@@ -134,6 +134,91 @@ class TestSurrogates:
         assert "run holds another run: settings.surrogate." in capsys.readouterr().err
 
 
+NEAREST = ("attack", "base.safetensors", "--images", "20", "--eps", "0.5", "--out", "run")
+
+
+def test_distances_are_told_found_again_and_taken_up(work, capsys):
+    words = [*NEAREST, "--attack", "deepfool", "--attack", "ddn:steps=20"]
+    assert cli.run(words) == 1
+    said = capsys.readouterr().out
+    assert "\nmedian:l2 " in said
+    assert "worst-case robust accuracy at l2 eps 0.5 at least 90.0%: " in said
+    found = values(work / "run")
+    worst = found["before", "robust-l2@0.5"]
+    assert worst <= min(found["before", "deepfool50@0.5"], found["before", "ddn20@0.5"])
+    assert found["before", "median:l2"] <= found["before", "median:deepfool50"]
+    before = contents(work / "run")
+    assert cli.run(words) == 1
+    assert contents(work / "run") == before
+    assert cli.run(["check", "run", "--model", "base.safetensors"]) == 0
+    page = (work / "run" / "report.html").read_text()
+    assert "numbers-disagree" not in page
+    assert "The worst case of ddn20, deepfool50, image by image." in page
+
+
+def test_distances_in_linf_count_in_the_worst_case_at_eps(work):
+    few = ["--attack", "fgsm", "--attack", "fmn:steps=50", "--attack", "deepfool"]
+    cli.run(["attack", "base.safetensors", "--images", "20", *few, "--out", "run"])
+    found = values(work / "run")
+    assert found["before", "robust@0.1"] <= found["before", "fmn50@0.1"]
+    assert found["before", "robust@0.1"] <= found["before", "fgsm@0.1"]
+    assert ("before", "deepfool50@0.1") not in found  # it is in L2
+    assert {"median:linf", "median:l2"} <= {metric for _, metric in found}
+    assert "numbers-disagree" not in (work / "run" / "report.html").read_text()
+
+
+def test_a_sweep_and_distances_make_one_curve_that_falls(work):
+    sweep = ["--attack", "pgd:steps=3,eps=0.05", "--attack", "fgsm", "--attack", "fmn:steps=50"]
+    words = ["attack", "base.safetensors", "--images", "20", *sweep, "--curve", "0.02,0.2"]
+    cli.run([*words, "--out", "run"])
+    found = values(work / "run")
+    points = [found["before", f"robust@{eps}"] for eps in (0.02, 0.05, 0.1, 0.2)]
+    assert points == sorted(points, reverse=True)
+    assert points[0] > points[-1]
+    page = (work / "run" / "report.html").read_text()
+    assert "<figcaption><strong>robust</strong></figcaption>" in page
+    assert "numbers-disagree" not in page
+
+
+def test_queries_are_told_of_an_attack_by_scores(work):
+    words = ["attack", "base.safetensors", "--images", "20", "--attack", "square:steps=30"]
+    cli.run([*words, "--out", "run"])
+    found = values(work / "run")
+    assert ("before", "success10:square30@0.1") in found
+    assert ("before", "success100:square30@0.1") not in found
+
+
+@pytest.mark.parametrize("target", ["3", "random"])
+def test_attacks_may_lead_to_a_class(work, capsys, target):
+    words = [*ATTACK[:-2], "--target", target, "--attack", "fmn:steps=50", "--out", "run"]
+    assert cli.run(words) in (0, 1)
+    said = capsys.readouterr().out
+    assert "before: images not led to their target at eps 0.1 at least 90.0%: " in said
+    found = values(work / "run")
+    assert found["before", "targeted@0.1"] >= found["before", "targeted:pgd3@0.1"]
+    assert found["before", "targeted@0.1"] >= found["before", "targeted:fmn50@0.1"]
+    assert found["before", "median:linf"] > 0
+    rows = {row["metric"]: row for row in results(work / "run")["rows"]}
+    labels = read_arrays(work / "run" / "images" / "test.safetensors")["label"]
+    assert rows["targeted@0.1"]["n"] == (20 if target == "random" else (labels != 3).sum())
+    assert cli.run(["check", "run", "--model", "base.safetensors"]) == 0
+    assert "white-box: led to the target " in capsys.readouterr().out
+    page = (work / "run" / "report.html").read_text()
+    assert "numbers-disagree" not in page
+    assert "No white-box attack without a target on it is kept" in page
+    before = contents(work / "run")
+    assert cli.run(words) in (0, 1)
+    assert contents(work / "run") == before
+
+
+def test_a_repair_may_be_judged_by_distances(work):
+    words = ["repair", "base.safetensors", "--images", "10", "--rounds", "1", "--inner", "fgsm"]
+    assert cli.run([*words, "--attack", "deepfool", "--eps", "0.5", "--out", "run"]) in (0, 1)
+    found = values(work / "run")
+    assert {("before", "median:l2"), ("after", "median:l2")} <= set(found)
+    assert "numbers-disagree" not in (work / "run" / "report.html").read_text()
+
+
 @pytest.mark.usefixtures("work")
 def test_a_floor_that_is_met_is_exit_code_0():
     assert cli.run([*ATTACK, "--floor", "0"]) == 0
@@ -296,6 +381,23 @@ class TestNetworkOfOnesOwn:
         assert cli.run(words) == 1
         assert contents(work / "run") == before
         assert cli.run(["check", "run", *self.WORDS, "run/after.safetensors"]) == 0
+
+
+@pytest.mark.usefixtures("mynet")
+def test_an_image_without_an_answer_is_named_and_the_others_finish(work, npz, capsys):
+    images = np.random.default_rng(0).random((60, 8, 8)).astype(np.float32) * 0.9
+    images[:, 0, 0] = 0
+    images[::6, 0, 0] = 1
+    state = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).state_dict()
+    save_file(state, work / "w.safetensors")
+    own = ["--model", "mynet:make_silent", "--weights", "w.safetensors"]
+    few = ["--attack", "fgsm", "--attack", "pgd:steps=3", "--attack", "deepfool"]
+    assert cli.run(["attack", *own, "--data", npz("mine", images=images), *few, "--out", "r"]) == 1
+    assert "warning: before: not-finite: pgd3@0.1: output that is not" in capsys.readouterr().out
+    (silent, *_) = [w["images"] for w in results(work / "r")["warnings"] if "images" in w]
+    assert {index % 6 for index in silent} == {0}
+    assert cli.run(["check", "r", *own]) == 0
+    assert "no answer" not in (work / "r" / "report.html").read_text()  # it was not fooled
 
 
 def test_images_of_a_folder_get_the_size_of_the_model(work):

@@ -155,7 +155,9 @@ def test_the_radius_of_the_worst_case_in_the_table_is_taken(run):
     results = json.loads((run / "results.json").read_text())
     results["rows"].append({"case": "before", "seed": 0, "metric": "robust@0.2", "value": 0.5})
     write_json(run / "results.json", results)
-    assert "Right under fgsm@0.2" in render(run)
+    text = render(run)
+    assert "Right in the worst case, eps 0.2" in text
+    assert "fgsm@0.1, fgsm@0.2, noise@0.1, pgd@0.1, image by image" in text
 
 
 def test_a_worst_case_that_the_images_do_not_give_is_called_out(run):

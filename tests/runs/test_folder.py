@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 from safetensors.torch import save_file as save_torch
 
 from bezoar import referee as referees
-from bezoar.attacks import PGD
+from bezoar.attacks import FMN, PGD
 from bezoar.data.imageset import ImageSet
 from bezoar.referee import Referee, measure
 from bezoar.runs import FORMAT, Run
@@ -226,6 +226,15 @@ DAMAGES = {
 
 
 class TestReading:
+    def test_no_radius_is_null_in_the_stamp_and_comes_back(self, run, linear, images):
+        run.measure("before", Referee(FMN(steps=5), linear, images, seed=0))
+        folder = run.path / "measurements" / "before" / "fmn5"
+        assert json.loads((folder / "stamp.json").read_text())["eps"] is None
+        assert read_measurement(folder).stamp.eps == float("inf")
+        before = files(run.path)
+        run.measure("before", Referee(FMN(steps=5), linear, images, seed=0))
+        assert files(run.path) == before
+
     @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
     def test_a_damaged_file_is_a_value_error_that_names_it(self, folder, damage):
         path = folder / "000001.safetensors"

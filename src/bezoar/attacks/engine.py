@@ -109,7 +109,7 @@ class Answers:
         with torch.no_grad():
             logits = averaged([self._ask(x, draw) for draw in range(self._draws)])
         self._note(x, logits, backward=0)
-        return logits
+        return _finite(logits)
 
     def decide(self, x: Tensor) -> Tensor:
         self.logits(x)
@@ -125,10 +125,10 @@ class Answers:
                 slopes.append(_slope(value.sum(), point))
             answers.append(logits.detach())
             values.append(value.detach())
-        gradient = _mean(slopes)
+        gradient = _finite(_mean(slopes))
         self._ledger.slope(gradient, self._rows)
         self._note(x, averaged(answers), backward=1)
-        return _mean(values), gradient
+        return _finite(_mean(values)), gradient
 
     def jacobian(self, x: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
         answers, slopes = [], []
@@ -140,10 +140,10 @@ class Answers:
                 each = [_slope(z, point, again=True) for z in chosen]
             answers.append(logits.detach())
             slopes.append(torch.stack(each, dim=1))
-        stacked = _mean(slopes)
+        stacked = _finite(_mean(slopes))
         self._ledger.slope(stacked, self._rows)
         self._note(x, averaged(answers), backward=classes.shape[1])
-        return _mean(answers), stacked  # of one function: the mean of the logits
+        return _finite(_mean(answers)), stacked  # of one function: the mean of the logits
 
     def of(self, rows: Tensor) -> "Answers":
         part = copy(self)
@@ -287,6 +287,11 @@ class _Ledger:
 
 def _all_zero(gradient: Tensor) -> Tensor:
     return (gradient == 0).flatten(1).all(dim=1)
+
+
+def _finite(answer: Tensor) -> Tensor:
+    """What is not finite as 0: one image's NaN would stay in the state of its attack."""
+    return answer.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
 
 
 def _in_box(x: Tensor) -> Tensor:

@@ -34,13 +34,13 @@ class Goal(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Untargeted:
-    """Any class but the true one, ``aim``, ``(N,)`` int64."""
+    """Any class but the true one, ``aim``, ``(N,)`` int64; an output that is no number as well."""
 
     aim: Tensor
     sign: int = field(default=1, init=False)
 
     def reached(self, logits: Tensor) -> Tensor:
-        return logits.argmax(dim=1) != self.aim
+        return (logits.argmax(dim=1) != self.aim) | ~logits.isfinite().all(dim=1)
 
     def take(self, rows: Tensor) -> Untargeted:
         return Untargeted(self.aim.to(rows.device)[rows])
@@ -54,7 +54,7 @@ class Targeted:
     sign: int = field(default=-1, init=False)
 
     def reached(self, logits: Tensor) -> Tensor:
-        return logits.argmax(dim=1) == self.aim
+        return (logits.argmax(dim=1) == self.aim) & logits.isfinite().all(dim=1)
 
     def take(self, rows: Tensor) -> Targeted:
         return Targeted(self.aim.to(rows.device)[rows])
@@ -68,7 +68,8 @@ class Oracle(Protocol):
     """What an attack may ask of the classifier about images ``(N, C, H, W)``.
 
     Every pass is counted by whoever answers. Any image in ball and box that is asked about and
-    fools the classifier counts as found, whatever the attack asked for.
+    fools the classifier counts as found, whatever the attack asked for. What the classifier gives
+    that is not finite is answered as 0, so that no attack goes to a point that is none.
     """
 
     @property

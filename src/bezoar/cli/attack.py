@@ -10,6 +10,7 @@ def attack(
     curve: options.Curve = "0.05,0.1,0.2,0.3",
     attacks: options.Attacks = None,
     surrogates: options.Surrogates = None,
+    target: options.Target = None,
     factory: options.Factory = None,
     weights: options.Weights = None,
     images: options.Images = 0,
@@ -23,7 +24,8 @@ def attack(
     """Attack a model and record what happened to every image.
 
     With --surrogate also what an attacker does who knows other models only. Exit code 1 when the
-    worst-case robust accuracy at --eps, of attackers who know MODEL, is not above --floor for sure.
+    worst-case robust accuracy at --eps, of attackers who know MODEL, is not above --floor for sure;
+    with --target, when the share of images that are not led to it is not.
 
     Example: bezoar attack lenet.safetensors --data mnist --eps 0.1 --images 1000
     """
@@ -36,6 +38,7 @@ def attack(
     whole = subject.dataset(data, data_root, image_size, named.shape)
     tested = subject.tested(named, whole, images)
     other = subject.surrogate(surrogates or [], named, tested)
+    plan = subject.aimed(plan, target, named.model, tested)
     settings = experiments.settings(plan)
     if other:
         settings["surrogate"] = other.about

@@ -54,8 +54,16 @@ Attacks = Annotated[
     list[str] | None,
     typer.Option(
         "--attack",
-        help="Attack, NAME or NAME:FIELD=VALUE,...; may be given several times. Without it: FGSM "
-        "and PGD-40 along the curve, noise, and PGD-40 at eps 1.",
+        help="Attack, NAME or NAME:FIELD=VALUE,...; may be given several times. Its radius is "
+        "--eps, or none where it looks for the nearest image (deepfool, fmn, ...). Without it: "
+        "FGSM and PGD-40 along the curve, noise, and PGD-40 at eps 1.",
+    ),
+]
+Target = Annotated[
+    str | None,
+    typer.Option(
+        help="Class that the attacks lead to: its name or number, or `random`, drawn for each "
+        "image. Images of that class are left out. Without it: any wrong class.",
     ),
 ]
 Surrogates = Annotated[

@@ -70,17 +70,18 @@ def screen() -> Iterator[Screen]:
 
 
 def before_after(results: dict[str, Any], cases: Sequence[str]) -> None:
-    """Print the rates of some cases beside each other to stdout, with intervals and counts."""
+    """Print rates and distances of some cases beside each other, with intervals and counts."""
     from bezoar.report import tables
 
     rows = tables.validate(results)
-    wide = tables.wide([row for row in rows if tables.rate(row["metric"])], cases)
+    shown = [row for row in rows if tables.rate(row["metric"]) or tables.distance(row["metric"])]
+    wide = tables.wide(shown, cases)
     table = Table("metric", *cases, "images", box=None, pad_edge=False)
     for metric in wide.metrics:
         cells = [wide.cell(case, metric) for case in cases]
-        shown = [f"{cell.text} [{cell.span}]" if cell else "" for cell in cells]
+        words = [f"{cell.text} [{cell.span}]" if cell else "" for cell in cells]
         count = next((f"{cell.n:,}" for cell in cells if cell and cell.n), "")
-        table.add_row(metric, *shown, count)
+        table.add_row(metric, *words, count)
     console = Console(highlight=False, markup=False, width=None if Console().is_terminal else 100)
     console.print(table)
 

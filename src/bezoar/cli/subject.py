@@ -4,7 +4,7 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,11 @@ from typing import Any
 from torch import nn
 
 from bezoar import audit, checkpoints, checks, data, experiments, models, recipes
+from bezoar.attacks import Attack
 from bezoar.classifier import require, weights_hash
 from bezoar.data.imageset import DataSet, ImageSet
 from bezoar.experiments import Plan
-from bezoar.referee import metric_of
+from bezoar.referee import Referee, metric_of
 from bezoar.repairs import REPAIRS, Repair
 from bezoar.runs import Run, default, provenance
 
@@ -110,7 +111,7 @@ def _require_fit(named: Subject, images: ImageSet) -> None:
     if named.shape is not None and named.shape != images.shape:
         expected = f"expected {named.shape}, for which the network is built"
         raise ValueError(f"{where}: images of shape {images.shape}: {expected}")
-    probe, _ = images.batch(slice(2))
+    probe, _ = images.batch(slice(8))
     try:
         require(named.model, probe, len(images.classes))
     except ValueError as error:
@@ -164,18 +165,49 @@ def plan(eps: str, curve: str, attacks: list[str] | None, floor: str, seed: int)
     for value in radii:
         checks.in_range("--curve", value, 0)
     if attacks:
-        chosen = [recipes.attack(text, eps=radius) for text in attacks]
-        if all(made.eps != radius or made.norm != "linf" for made in chosen):
-            found = ", ".join(repr(made) for made in chosen)
-            raise ValueError(f"--attack {found}: expected one in Linf of radius --eps {radius:g}")
+        chosen = [_chosen(text, radius) for text in attacks]
     else:
         chosen = audit.evasion(radius, radii)
+    norms = {made.norm for made in chosen if made.eps in (radius, float("inf"))}
+    if "linf" not in norms and len(norms) != 1:
+        found = ", ".join(repr(made) for made in chosen)
+        expected = f"expected one in Linf, or all in another norm, of radius --eps {radius:g}"
+        raise ValueError(f"--attack {found}: {expected} or without a radius")
+    norm = "linf" if "linf" in norms else norms.pop()
     for first, second in combinations(chosen, 2):
         metric = metric_of(first)
         if metric == metric_of(second):
             expected = f"expected one that tables call {metric}"
             raise ValueError(f"--attack or --curve: {first!r} and {second!r}: {expected}")
-    return Plan(eps=radius, attacks=chosen, floor=least, seed=seed)
+    free = any((made.norm, made.eps) == (norm, float("inf")) for made in chosen)
+    radii = radii if free else []  # elsewhere the attacks say where the curve is known
+    return Plan(eps=radius, attacks=chosen, floor=least, seed=seed, norm=norm, radii=radii)
+
+
+def aimed(plan: Plan, text: str | None, model: nn.Module, images: ImageSet) -> Plan:
+    """The plan with the target that was asked for, if any; each attack must be able to aim.
+
+    Raises:
+        ValueError: no such class, or an attack that cannot lead to one.
+    """
+    if text is None:
+        return plan
+    if text == "random":
+        aimed = replace(plan, target="random")
+    elif text.isdecimal() and text not in images.classes:
+        aimed = replace(plan, target=int(text))
+    else:
+        checks.known("--target", text, [*images.classes, "random"])
+        aimed = replace(plan, target=images.classes.index(text))
+    for method in plan.attacks:
+        Referee(method, model, images, seed=plan.seed, target=aimed.target)
+    return aimed
+
+
+def _chosen(text: str, radius: float) -> Attack:
+    """An attack at the radius, unless it usually has none and the text gives none."""
+    made = recipes.attack(text)
+    return made if made.eps == float("inf") else recipes.attack(text, eps=radius)
 
 
 def method(text: str, inner: str | None, eps: float, rounds: int, target: str) -> Repair:

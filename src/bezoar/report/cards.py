@@ -78,12 +78,13 @@ def _state(
         )
         gauges.append((under, Cell.of(counted, found.name)))
         if several:
-            names = " and ".join(found.metrics)
+            names = ", ".join(found.metrics)
             lines.append(f"The worst case of {names}, image by image.")
         if case == "after" and found.change:
             lines.append(_paired(found.change))
     else:
-        lines.append("No white-box attack on it is kept in this folder.")
+        kind = "without a target " if any(one.targeted for one in record.measured) else ""
+        lines.append(f"No white-box attack {kind}on it is kept in this folder.")
     judged = record.results.get("verdict")
     judged = judged.get(verdict) if isinstance(judged, dict) else None
     outcome = str(judged.get("outcome", "")) if isinstance(judged, dict) else ""

@@ -49,7 +49,7 @@ def exhibits(record: Record, found: Headline | None) -> list[Exhibit]:
     metric = findings.strongest(record, found)
     measured = [record.of(case)[metric] for case in CASES if metric in record.of(case)]
     shown = []
-    for index in findings.fooled(measured[0], GALLERY):
+    for index in findings.fooled(measured[0], found.eps, GALLERY):
         x = record.clean.image(index)
         if x is None:
             continue

@@ -1,6 +1,7 @@
 """What a record says in answer to the report's questions: derived from facts, nothing drawn."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from bezoar.report.paired import Paired
 from bezoar.report.record import CASES, Measured, Record
 from bezoar.report.tables import Cell, Table, radius, rate
-from bezoar.results import Rate
+from bezoar.results import Rate, standing, worst_name
 
 Indices = NDArray[np.int64]
 
@@ -41,8 +42,8 @@ MEANINGS = {
         "about an attacker who knows this model."
     ),
     "survives-eps-1": (
-        "With eps = 1 an attacker may replace the whole image. Accuracy that survives this comes "
-        "from an attack that does not work."
+        "With eps = 1, or without a radius, an attacker may replace the whole image. Accuracy that "
+        "survives this comes from an attack that does not work."
     ),
     "noise-stronger": (
         "Random noise did more harm than following the gradient: the attack is not a serious one."
@@ -62,6 +63,10 @@ MEANINGS = {
     "neighbours": (
         "An image's answer depends on the other images of its batch. Accuracy then depends on the "
         "batch size, and the model was attacked without dropping fooled images."
+    ),
+    "not-finite": (
+        "The classifier gives NaN or infinity for some images. They count as wrong; what is "
+        "measured on the others holds."
     ),
     "numbers-disagree": (
         "A number in results.json is not what the images kept in this folder give. Believe the "
@@ -95,7 +100,8 @@ class Headline:
     An image counts as right only if it is right clean and under every one of ``metrics``.
 
     Attributes:
-        metrics: the attacks, all white-box, that were made on every case there is.
+        metrics: the attacks, all white-box, that were made on every case there is: of this
+            radius, of a smaller one, or of none.
         norm, eps: the ball.
         before, after: worst-case accuracy; ``None`` where that case was not measured.
         change: the same, paired image by image, where both were.
@@ -111,35 +117,37 @@ class Headline:
     @property
     def name(self) -> str:
         """The attack, or ``robust@eps`` of several."""
-        return self.metrics[0] if len(self.metrics) == 1 else worst_name(self.eps)
+        return self.metrics[0] if len(self.metrics) == 1 else worst_name(self.norm, self.eps)
 
 
 def headline(record: Record) -> Headline | None:
     """Choose the ball that the first screen speaks of, and take the worst case in it.
 
-    It is the ball of the table's row ``robust@eps``; without one the ball with most attacks, by
-    size the middle one of those. ``None`` if no attack was made white-box on every case.
+    It is the ball of the table's first row ``robust@eps``; without one the ball with most attacks,
+    by size the middle one of those. ``None`` if no attack was made white-box on every case.
     """
     cases = {case: _white_box(record.of(case)) for case in CASES if record.of(case)}
     if not cases:
         return None
     first = next(iter(cases.values()))
-    balls: dict[tuple[str, float], list[str]] = {}
-    for metric in sorted(set.intersection(*(set(found) for found in cases.values()))):
-        balls.setdefault(first[metric].ball, []).append(metric)
-    attacks = {ball: sum(not first[m].noise for m in named) for ball, named in balls.items()}
-    most = max(attacks.values(), default=0)
-    if not most:
+    common = sorted(set.intersection(*(set(found) for found in cases.values())))
+    ball = _ball(record, [first[metric] for metric in common])
+    if ball is None:
         return None
-    rows = {row["metric"] for row in record.rows}
-    asked = [ball for ball in balls if ball[0] == "linf" and worst_name(ball[1]) in rows]
-    tied = sorted((ball for ball in balls if attacks[ball] == most), key=lambda b: (b[1], b[0]))
-    norm, eps = asked[0] if asked else tied[(len(tied) - 1) // 2]
-    metrics = tuple(balls[norm, eps])
-    index = shared_index([found[metric] for found in cases.values() for metric in metrics])
+    norm, eps = ball
+    metrics = tuple(
+        metric
+        for metric in common
+        if first[metric].ball[0] == norm and (first[metric].free or first[metric].ball[1] <= eps)
+    )
+    stands = {
+        case: standing([(found[m].facts, first[m].ball[1]) for m in metrics], eps)
+        for case, found in cases.items()
+    }
+    index = np.array(sorted(set.intersection(*(set(at.tolist()) for at, _ in stands.values()))))
     if not index.size:
         return None
-    right = {case: _worst([found[m] for m in metrics], index) for case, found in cases.items()}
+    right = {case: column[np.isin(at, index)] for case, (at, column) in stands.items()}
     rates = {case: Rate(int(column.sum()), len(column)) for case, column in right.items()}
     return Headline(
         metrics=metrics,
@@ -151,9 +159,20 @@ def headline(record: Record) -> Headline | None:
     )
 
 
-def worst_name(eps: float) -> str:
-    """The metric of the worst case over all attacks of a radius, image by image."""
-    return f"robust@{eps:g}"
+def _ball(record: Record, measured: Sequence[Measured]) -> tuple[str, float] | None:
+    """The norm and radius that the first screen speaks of; see ``headline``."""
+    attacks = Counter(found.ball for found in measured if not found.noise)
+    held = {ball: count for ball, count in attacks.items() if ball[1] < math.inf}
+    for row in record.rows:
+        asked = [ball for ball in held if worst_name(*ball) == row["metric"]]
+        if (eps := radius(row["metric"])) is not None:  # without radii the name alone has it
+            asked += [(norm, eps) for norm, at in attacks if at == math.inf]
+        for ball in asked:
+            if worst_name(*ball) == row["metric"]:
+                return ball
+    most = max(held.values(), default=0)
+    tied = sorted((ball for ball in held if held[ball] == most), key=lambda b: (b[1], b[0]))
+    return tied[(len(tied) - 1) // 2] if tied else None
 
 
 def change(record: Record, metric: str) -> Paired | None:
@@ -184,9 +203,9 @@ def shared_index(measured: Sequence[Measured]) -> Indices:
     return index
 
 
-def fooled(measured: Measured, count: int) -> list[int]:
-    """Lowest positions of images that were right clean and wrong attacked, at most ``count``."""
-    rows = _clean(measured) & ~_robust(measured)
+def fooled(measured: Measured, eps: float, count: int) -> list[int]:
+    """Lowest positions of images that were right clean and fooled at ``eps``, at most ``count``."""
+    rows = _clean(measured) & (measured.facts.reach(measured.ball[1]) <= eps)
     return [int(index) for index in measured.facts.index[rows][:count]]
 
 
@@ -194,7 +213,11 @@ def strongest(record: Record, found: Headline) -> str:
     """Of the headline's attacks the one that fooled most, on the first case there is."""
     case = next(record.of(case) for case in CASES if record.of(case))
     attacks = [metric for metric in found.metrics if not case[metric].noise]
-    return min(attacks, key=lambda metric: case[metric].facts.robust_accuracy.value)
+
+    def left(metric: str) -> int:
+        return int((case[metric].facts.reach(case[metric].ball[1]) > found.eps).sum())
+
+    return min(attacks, key=left)
 
 
 def suspicions(record: Record, table: Table, found: Headline | None) -> list[Suspicion]:
@@ -205,7 +228,7 @@ def suspicions(record: Record, table: Table, found: Headline | None) -> list[Sus
         for warning in (said if isinstance(said, list) else [])
         if isinstance(warning, dict)
     ]
-    counted = [(one.case, one.metric, one.facts.robust_accuracy) for one in record.measured]
+    counted = [(one.case, one.metric, one.facts.outcome()) for one in record.measured]
     if found and len(found.metrics) > 1:
         worst = (("before", found.before), ("after", found.after))
         counted += [(case, found.name, value) for case, value in worst if value]
@@ -226,8 +249,8 @@ def curves(table: Table, cases: Sequence[str]) -> dict[str, dict[str, list[tuple
     found: dict[str, dict[str, list[tuple[float, Cell]]]] = {}
     for metric in table.metrics:
         eps, name = radius(metric), metric.partition("@")[0]
-        if eps is None or ":" in name or name == "robust" or not rate(metric):
-            continue
+        if eps is None or ":" in name or name.startswith("targeted") or not rate(metric):
+            continue  # the share that reached a target is no accuracy
         for case in cases:
             if cell := table.cell(case, metric):
                 clean = table.cell(case, "clean")
@@ -243,13 +266,8 @@ def _eps(point: tuple[float, Cell]) -> float:
 
 
 def _white_box(measured: Mapping[str, Measured]) -> dict[str, Measured]:
-    return {metric: found for metric, found in measured.items() if found.white_box}
-
-
-def _worst(measured: Sequence[Measured], index: Indices) -> NDArray[np.bool_]:
-    columns = [_robust(found)[np.isin(found.facts.index, index)] for found in measured]
-    right: NDArray[np.bool_] = np.logical_and.reduce(columns)
-    return right
+    """Those that the first screen rests on: on these very weights, to any wrong class."""
+    return {m: found for m, found in measured.items() if found.white_box and not found.targeted}
 
 
 def _robust(measured: Measured) -> NDArray[np.bool_]:

@@ -51,6 +51,13 @@ PAPER: Mapping[str, Published] = {
 }
 
 
+# What follows from the facts of an attack without a radius.
+DERIVED = {
+    "found": "fooled at any distance, of the images that were right",
+    "median": "distance of the nearest image that fools, of the images that were right",
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Line:
     """A metric in the table of before and after: a cell and a loss for each case."""
@@ -99,6 +106,7 @@ def render(run: Path) -> str:
         "checked": isinstance(record.results.get("warnings"), list),
         "progress": _progress(record),
         "exhibits": exhibits(record, found),
+        "targeted": any(one.targeted for one in record.measured),
         "gallery_attack": findings.strongest(record, found) if found else None,
         "cost": _cost(record),
         "published": PAPER.get(str(record.section("settings").get("paper"))),
@@ -159,7 +167,8 @@ def _loss_of(metric: str) -> str:
 def _rank(metric: str) -> tuple[int, str, float]:
     """Clean and worst case, then attacks by name and radius, noise, images of other models."""
     name = metric.partition("@")[0]
-    place = 4 if ":" in name else {"clean": 0, "robust": 1, "noise": 3}.get(name, 2)
+    place = {"clean": 0, "robust": 1, "noise": 3}.get(name.partition("-")[0], 2)
+    place = 4 if ":" in name else place
     return place, name, tables.radius(metric) or 0.0
 
 
@@ -193,11 +202,18 @@ def _about(record: Record, metric: str, found: Headline | None) -> str:
         return "no attack"
     if found and metric == found.name and len(found.metrics) > 1:
         return f"right under every one of {', '.join(found.metrics)}"
-    stamps = [m.stamp for m in record.measured if m.metric == metric]
-    if not stamps:
-        return ""
-    access = "white-box" if all(m.white_box for m in record.measured if m.metric == metric) else ""
-    parts = (stamps[0].get("norm"), access or stamps[0].get("access"))
+    if metric.startswith("targeted") and ":" not in metric:
+        return "led to the target by any attack up to this radius"
+    if metric.startswith("robust"):
+        return "right under every attack up to this radius"
+    what, _, name = metric.partition(":")
+    of = [m for m in record.measured if m.metric == (name if what in DERIVED else metric)]
+    of = of or [m for m in record.measured if m.free and m.metric == metric.rpartition("@")[0]]
+    if not of:
+        return DERIVED.get(what, "")
+    access = "white-box" if all(m.white_box for m in of) else of[0].stamp.get("access")
+    led = f"led to the target ({of[0].stamp['target']})" if of[0].targeted else None
+    parts = (led, DERIVED.get(what), of[0].stamp.get("norm"), access)
     return ", ".join(str(part) for part in parts if part)
 
 

@@ -48,14 +48,25 @@ class Measured:
         return same and self.stamp.get("access") == "white-box"
 
     @property
+    def targeted(self) -> bool:
+        """The attack led to chosen classes, and says nothing of all others."""
+        return self.facts.target is not None
+
+    @property
     def noise(self) -> bool:
         """It is the control that follows no gradient."""
         return self.stamp.get("attack") == "noise"
 
     @property
     def ball(self) -> tuple[str, float]:
-        """Norm and radius that the attacker was held to."""
-        return str(self.stamp.get("norm")), float(self.stamp["eps"])
+        """Norm and radius that the attacker was held to, infinite for none."""
+        eps = self.stamp["eps"]
+        return str(self.stamp.get("norm")), math.inf if eps is None else float(eps)
+
+    @property
+    def free(self) -> bool:
+        """The attacker was held to no ball."""
+        return self.stamp["eps"] is None
 
     def adversarial(self, index: int) -> Pixels | None:
         """The attacked image ``(C, H, W)`` of one index; ``None`` where it was not attacked."""
@@ -105,7 +116,9 @@ class Record:
         return found if isinstance(found, dict) else {}
 
     def class_name(self, number: int) -> str:
-        """What a class is called; its number where it has no name."""
+        """What a class is called; its number where it has no name, words where it is none."""
+        if number < 0:
+            return "no answer"
         names = self.section("data").get("classes")
         if isinstance(names, list) and 0 <= number < len(names):
             return str(names[number])
@@ -185,12 +198,13 @@ def _measured(case: str, path: Path) -> Measured:
     stamp = _object(path)
     if not isinstance(stamp.get("metric"), str):
         raise ValueError(f"{path}: metric={stamp.get('metric')!r}: expected text")
-    if not finite(stamp.get("eps")):
-        raise ValueError(f"{path}: eps={stamp.get('eps')!r}: expected a finite number")
+    eps = stamp.get("eps", "none")
+    if eps is not None and not finite(eps):
+        raise ValueError(f"{path}: eps={eps!r}: expected a finite number, or null for no radius")
     files = sorted(path.parent.glob("[0-9]*.safetensors"))
     if not files:
         raise FileNotFoundError(f"{path.parent}: found no numbered .safetensors; measure again")
-    names = [field.name for field in fields(Facts)]
+    names = [field.name for field in fields(Facts) if field.name != "target" or stamp.get("target")]
     units = [Facts(**_columns(file, names)) for file in files]
     try:
         facts = Facts.joined(units)

@@ -29,6 +29,7 @@ _AMOUNTS = frozenset(
         "rounds",
         "epochs",
         "ratio",
+        "median",
     ]
 )
 
@@ -59,6 +60,15 @@ def rate(metric: str) -> bool:
     """
     head = metric.partition("@")[0].partition(":")[0]
     return head not in _AMOUNTS and not head.startswith("latency")
+
+
+def distance(metric: str) -> bool:
+    """Whether a metric is a distance between images.
+
+    >>> distance("median:l2"), distance("loss")
+    (True, False)
+    """
+    return metric.startswith("median:")
 
 
 def radius(metric: str) -> float | None:
@@ -182,6 +192,8 @@ def shown(value: float, metric: str) -> str:
     """
     if rate(metric):
         return f"{100 * value:.2f} %"
+    if distance(metric):
+        return f"{value:.4g}"
     if metric.startswith("loss"):
         return f"{value:.4f}"
     if value == int(value):

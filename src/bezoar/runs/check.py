@@ -1,7 +1,8 @@
 """Check a run's evidence again: predict the kept adversarial images, without attacking."""
 
+import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from bezoar.classifier import predict, weights_hash
+from bezoar.classifier import said as classes
 from bezoar.files import read_json
 from bezoar.geometry import DISTANCES
 from bezoar.referee import Measurement
 from bezoar.report.tables import validate
-from bezoar.results import Rate
+from bezoar.results import border
 from bezoar.runs.folder import read_arrays, read_measurement
 
 # Another machine may round otherwise: a prediction may differ where two classes are this close.
@@ -83,7 +85,8 @@ def check(run: Path, classifier: nn.Module) -> Iterator[Line]:
         rows = [position[index] for index in kept.facts.index.tolist()]
         y = torch.from_numpy(np.asarray(clean["label"]))[rows]
         case = folder.parent.name
-        rate = stated.get((case, kept.stamp.metric))
+        free = kept.stamp.eps == math.inf
+        rate = stated.get((case, f"{'found:' * free}{kept.stamp.metric}"))
         yield _line(case, kept, classifier, x[rows], y, models_hash, rate)
 
 
@@ -111,12 +114,13 @@ def _line(
         predict(classifier, images, keys=keys, draws=draws)
         for images in (x_adv, x, x_adv.mul(255).round().div(255))
     )
-    right = clean.argmax(dim=1) == label
-    standing = Rate(int((right & (logits.argmax(dim=1) == label)).sum()), len(label))
-    coarse = Rate(int((right & (rounded.argmax(dim=1) == label)).sum()), len(label))
+    heard, coarsely = classes(logits).numpy(), classes(rounded).numpy()
+    again = replace(facts, label=label.numpy(), clean=classes(clean).numpy(), adversarial=heard)
+    standing, coarse = again.outcome(), replace(again, adversarial=coarsely).outcome()
+    what = "robust accuracy" if facts.target is None else "led to the target"
     name = f"{stamp.metric}, {case}"
     if stamp.scored_on != found:
-        text = f"{name}: transfer: robust accuracy {standing} on images scored on other weights"
+        text = f"{name}: transfer: {what} {standing} on images scored on other weights"
         text = f"{text} ({stamp.scored_on}, these are {found})"
         return Line(name, text, agrees=True, compared=False)
     wrong = _differing(logits, facts.adversarial) + _differing(clean, facts.clean)
@@ -134,15 +138,22 @@ def _line(
         )
         if count
     ]
-    recorded = facts.robust_accuracy.value
+    text = f"{name}: {stamp.access}: {what} {standing}, at 8 bits {coarse.value:.1%}"
+    recorded = facts.outcome().value
+    if stamp.eps == math.inf:
+        distance = border([facts])
+        recorded = float(np.isfinite(distance).mean()) if len(distance) else 0.0
+        what = "not fooled" if facts.target is None else what
+        text = f"{name}: {stamp.access}: {what} {standing}, at 8 bits {coarse.value:.1%}"
     if stated is not None and abs(stated - recorded) > SLACK:
         faults.append(f"results.json says {stated:.1%}, its evidence {recorded:.1%}")
-    text = f"{name}: {stamp.access}: robust accuracy {standing}, at 8 bits {coarse.value:.1%}"
     return Line(name, "; ".join([text, *faults]), agrees=not faults)
 
 
 def _differing(logits: Tensor, recorded: np.ndarray[tuple[int, ...], np.dtype[np.int64]]) -> int:
     """Predictions that differ from the record by more than a tie between two classes."""
+    found = torch.from_numpy(recorded)
     best = logits.max(dim=1).values
-    of_recorded = logits.gather(1, torch.from_numpy(recorded)[:, None]).squeeze(1)
-    return int((best - of_recorded > TIE).sum())
+    of_recorded = logits.gather(1, found.clamp(min=0)[:, None]).squeeze(1)
+    silent = classes(logits) < 0
+    return int((silent != (found < 0)).sum() + (~silent & (best - of_recorded > TIE)).sum())

@@ -132,7 +132,7 @@ class Run:
             path = folder / f"{k:06d}.safetensors"
             if not path.exists():
                 facts, x_adv = referee.unit(k)
-                write_arrays(path, {**vars(facts), "x_adv": x_adv})
+                write_arrays(path, {**facts.columns(), "x_adv": x_adv})
             if on_unit is not None:
                 on_unit(k + 1, referee.units)
         measurement = read_measurement(folder)
@@ -201,8 +201,12 @@ def read_measurement(folder: Path) -> Measurement:
 def _stamp(path: Path) -> Stamp:
     meta = read_json(path)
     kinds = {field.name: field.type for field in fields(Stamp)}
-    if not isinstance(meta, dict) or not set(kinds) <= set(meta):
-        raise ValueError(f"{path}: expected an object with {sorted(kinds)}")
+    needed = {name for name in kinds if name != "target"}
+    if not isinstance(meta, dict) or not needed <= set(meta):
+        raise ValueError(f"{path}: expected an object with {sorted(needed)}")
+    kinds = {name: kind for name, kind in kinds.items() if name in meta}
+    if meta["eps"] is None:  # JSON knows no infinity
+        meta["eps"] = math.inf
     for name, kind in kinds.items():
         if type(meta[name]) is not kind and not (kind is float and type(meta[name]) is int):
             raise ValueError(f"{path}: {name}={meta[name]!r}: expected a {kind}")
@@ -213,8 +217,8 @@ def _unit(path: Path) -> tuple[Facts, NDArray[np.float32]]:
     """One file of a measurement, a stranger's until it is checked."""
     part: dict[str, Any] = read_arrays(path)
     columns = {field.name for field in fields(Facts)} | {"x_adv"}
-    if set(part) != columns:
-        odd = sorted(set(part) ^ columns)
+    if set(part) | {"target"} != columns:
+        odd = sorted((set(part) | {"target"}) ^ columns)
         raise ValueError(f"{path}: missing or unknown columns {odd}; measure again")
     x_adv = part.pop("x_adv")
     try:
