@@ -88,8 +88,8 @@ class Stamp:
         """
         eps = None if self.eps == math.inf else self.eps
         said = {**asdict(self), "eps": eps, "access": self.access}
-        usual = {"target": "", "draws": 1}
-        return {name: value for name, value in said.items() if usual.get(name) != value}
+        usual = {("target", ""), ("draws", 1)}
+        return {name: value for name, value in said.items() if (name, value) not in usual}
 
 
 @dataclass(frozen=True)
