@@ -104,10 +104,12 @@ def _estimator(network: nn.Module, x: Tensor) -> Any:
     )
 
 
-def of_art(name: str, **settings: Any) -> Peer:
-    """An attack of ART."""
+def of_art(name: str, *, probabilities: bool = False, **settings: Any) -> Peer:
+    """An attack of ART; some of them want a network that ends in a softmax."""
 
     def run(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        if probabilities:
+            network = nn.Sequential(network, nn.Softmax(dim=1)).eval()
         attack = getattr(art, name)(_estimator(network, x), **settings)
         return torch.from_numpy(attack.generate(x.numpy(), y.numpy()))
 

@@ -255,7 +255,7 @@ def _nearest(n: int, slow: int) -> Iterator[Cell]:
     elastic = {
         "foolbox": of_foolbox("EADAttack", steps=200, decision_rule="L1", **short),
     }
-    yield Cell(attacks.EAD(steps=1800), elastic, n)
+    yield Cell(attacks.EAD(steps=1800, beta=0.01), elastic, n)
     sparse = {"adv-lib": of_advlib("sigma_zero", num_steps=300)}
     yield Cell(attacks.SigmaZero(steps=300), sparse, n)
     newton = {
@@ -283,7 +283,7 @@ def _scores(radii: Radii, counts: Counts) -> Iterator[Cell]:
     }
     yield Cell(attacks.SPSA(eps=eps, steps=20, samples=64), estimated, slow)
     settings: dict[str, Any] = {"attack": "px", "max_iter": 1000, "epsilon": 0.2}
-    simple = {"art": of_art("SimBA", **settings, verbose=False)}
+    simple = {"art": of_art("SimBA", probabilities=True, **settings, verbose=False)}
     yield Cell(attacks.SimBA(), simple, slow)
     orders = {
         "art": of_art(

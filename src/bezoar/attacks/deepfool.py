@@ -12,6 +12,7 @@ from bezoar.geometry import DISTANCES, norms_l1, norms_l2, wide
 from bezoar.seeds import Noise
 
 NORMS = ("l2", "linf")
+BEYOND = 1e-4  # of a difference of logits
 
 
 class Walk(NamedTuple):
@@ -77,9 +78,10 @@ class DeepFool(Attack):
         nearest = (f.abs() / length).argmin(dim=1, keepdim=True)
         ahead = w.gather(1, nearest.reshape(-1, 1, 1, 1, 1).expand(-1, 1, *w.shape[2:])).squeeze(1)
         span, gap = (wide(t.gather(1, nearest)) for t in (length, f.abs()))
-        # A hair further than the border, where both classes are equal.
+        # A hair further than the border: steps that the box cuts short would only come near it.
         unit = ahead / span if self.norm == "l2" else ahead.sign()
-        change = state.change + (gap + 1e-6) / span * unit
+        change = state.change + (gap + BEYOND) / span * unit
+        change = (state.x + change).clamp(0, 1) - state.x  # what the box cuts off leads nowhere
         x_adv = (state.x + (1 + self.overshoot) * change).clamp(0, 1)
         there = wide(oracle.fooled)
         return Walk(
