@@ -76,15 +76,20 @@ def onto_plane(x: Tensor, normal: Tensor, offset: Tensor, norm: str) -> Tensor:
     size = w.abs()
     speed = torch.ones_like(size) if norm == "linf" else size
     room = torch.where(along > 0, 1 - flat, flat)  # how far each pixel can go
-    time = room / speed.clamp(min=1e-30)  # and how long it takes
-    order = time.argsort(dim=1)
-    ends, gains, rates = (t.gather(1, order) for t in (time, size * room, size * speed))
-    # reached[k]: how much nearer the plane is when the k-th pixel stops.
-    stopped, going = gains.cumsum(dim=1), rates.sum(dim=1, keepdim=True) - rates.cumsum(dim=1)
-    reached = stopped + ends * going
-    k = torch.searchsorted(reached.contiguous(), missing.abs()[:, None]).clamp(max=w.shape[1] - 1)
-    before, rate = ((stopped - gains).gather(1, k), (going + rates).gather(1, k))
-    took = (missing.abs()[:, None] - before) / rate.clamp(min=1e-30)
+    ends = room / speed.clamp(min=1e-30)  # and when it stops
+    # What is gained by a time is concave: Newton's method never leads beyond the time looked for,
+    # and is there when no further pixel stops on the way; after a few rounds, without sorting.
+    gain, most, missing = size * speed, size * room, missing.abs()
+    took = missing.new_zeros(missing.shape)
+    going = room > 0
+    for _ in range(w.shape[1]):
+        rate, stopped = (gain * going).sum(dim=1), (most * ~going).sum(dim=1)
+        took = torch.maximum(took, (missing - stopped) / rate.clamp(min=1e-30))
+        still = going & (ends > took[:, None])
+        if torch.equal(still, going):
+            break
+        going = still
+    took = took[:, None]
     return (flat + along * torch.minimum(took * speed, room)).reshape(x.shape).clamp(0, 1)
 
 
