@@ -91,11 +91,18 @@ def in_turn_torchattacks(*parts: tuple[str, dict[str, Any]]) -> Peer:
     return run
 
 
+class _Float(nn.Module):
+    """Some of ART's attacks hand over float64, whatever the network takes."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.float()
+
+
 def _estimator(network: nn.Module, x: Tensor) -> Any:
     from art.estimators.classification import PyTorchClassifier
 
     return PyTorchClassifier(
-        model=network,
+        model=nn.Sequential(_Float(), network).eval(),
         loss=nn.CrossEntropyLoss(),
         input_shape=tuple(x.shape[1:]),
         nb_classes=CLASSES,

@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -19,9 +19,9 @@ from bezoar.classifier import device_of
 from bezoar.costs import Meter
 from bezoar.data.imageset import ImageSet
 from bezoar.seeds import derive, generator
+from bezoar.snapshots import Snapshot, Tree
 
 Row = dict[str, float]
-Tree = dict[str, Any]
 
 
 class Trainable(Protocol):
@@ -43,16 +43,6 @@ class Trainable(Protocol):
         """Everything that ``load_state_dict`` needs to go on to the bit."""
 
     def load_state_dict(self, state: Tree) -> None: ...
-
-
-class Snapshot(Protocol):
-    """A place for the state of a training that may be interrupted."""
-
-    def load(self) -> Tree | None:
-        """The state saved last, or nothing."""
-
-    def save(self, state: Tree) -> None:
-        """Replace the state saved last, as a whole or not at all."""
 
 
 @dataclass(frozen=True)

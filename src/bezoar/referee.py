@@ -26,6 +26,7 @@ from bezoar.data.imageset import ImageSet
 from bezoar.geometry import DISTANCES
 from bezoar.results import Facts
 from bezoar.seeds import Noise
+from bezoar.snapshots import Snapshot
 
 Target = int | Literal["random"] | Tensor
 
@@ -210,8 +211,11 @@ class Referee:
         """Positions of the images in their source, those of all units."""
         return self._images.index
 
-    def unit(self, k: int) -> tuple[Facts, NDArray[np.float32]]:
-        """Attack and score the images of unit k, ``k * UNIT`` up to ``(k + 1) * UNIT``."""
+    def unit(self, k: int, snapshot: Snapshot | None = None) -> tuple[Facts, NDArray[np.float32]]:
+        """Attack and score the images of unit k, ``k * UNIT`` up to ``(k + 1) * UNIT``.
+
+        A long search keeps its state in ``snapshot``, and goes on from there.
+        """
         rows = torch.arange(k * UNIT, min((k + 1) * UNIT, len(self._images)))
         x, y = self._images.batch(rows)
         index = self._images.index[rows.numpy()]
@@ -239,7 +243,9 @@ class Referee:
         if todo.any():
             left = todo.nonzero().squeeze(1)
             part = noise.take(left.numpy(), noise.draws[todo.numpy()])
-            sizes = {"batch": self._batch, "draws": self._draws}
+            sizes: dict[str, Any] = {"batch": self._batch, "draws": self._draws}
+            if self._run is search:
+                sizes["snapshot"] = snapshot
             own = goal.take(left)
             found = self._run(self._attack, self._prepared, x[todo], own, part, **sizes)
             if found.x_adv.shape != x[todo].shape:  # else it would be spread over the images

@@ -9,17 +9,8 @@ from bezoar import checks
 from bezoar.classifier import predict
 from bezoar.costs import Meter
 from bezoar.data.imageset import ImageSet
-from bezoar.fit import (
-    SCHEDULES,
-    Judgement,
-    Progress,
-    Row,
-    Snapshot,
-    Supervised,
-    cross_entropy,
-    fit,
-    silent,
-)
+from bezoar.fit import SCHEDULES, Judgement, Progress, Row, Supervised, cross_entropy, fit, silent
+from bezoar.snapshots import Snapshot
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -129,7 +129,9 @@ class TestMeasuring:
         before = files(run.path)
         (folder / "000001.safetensors").unlink()
         done, unit = [], Referee.unit
-        monkeypatch.setattr(Referee, "unit", lambda self, k: done.append(k) or unit(self, k))
+        monkeypatch.setattr(
+            Referee, "unit", lambda self, k, snapshot=None: done.append(k) or unit(self, k)
+        )
         run.measure("before", judge)
         assert done == [1]
         assert files(run.path) == before
@@ -346,7 +348,7 @@ class TestSnapshot:
     def test_the_state_of_another_training_is_refused_by_setting_and_both_values(self, tmp_path):
         path = tmp_path / "a.safetensors"
         FileSnapshot(path, {"lr": 0.1, "model": {"kind": "lenet5"}}).save({"epoch": 1})
-        with pytest.raises(ValueError, match=r"another training: training\.lr=0\.1, not 0\.2"):
+        with pytest.raises(ValueError, match=r"other work: work\.lr=0\.1, not 0\.2"):
             FileSnapshot(path, {"lr": 0.2, "model": {"kind": "lenet5"}}).load()
 
     @pytest.mark.parametrize("tree", [{"epoch": 1}, [1, 2], [[1]], None, 7])
@@ -355,7 +357,7 @@ class TestSnapshot:
 
         path = tmp_path / "a.safetensors"
         trees.save(path, tree)
-        with pytest.raises(ValueError, match=r"a\.safetensors: expected the state of a training"):
+        with pytest.raises(ValueError, match=r"a\.safetensors: expected the state of work"):
             FileSnapshot(path).load()
 
     def test_a_full_disk_leaves_the_state_before(self, run, full_disk):

@@ -14,7 +14,9 @@ takes all steps there and judges the last point by fresh draws, and ``shrink`` c
 fresh draws say the same.
 """
 
+import time
 from collections import deque
+from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any
@@ -26,6 +28,7 @@ from bezoar.attacks.protocol import Attack, Goal, Loss
 from bezoar.classifier import averaged, device_of, random_modules, reseeded
 from bezoar.geometry import DISTANCES, wide
 from bezoar.seeds import Noise, subkeys
+from bezoar.snapshots import Part, Snapshot, Tree
 
 ROUNDING = 1e-6  # of a distance in float32, in pixel units
 
@@ -402,6 +405,8 @@ def search(
     *,
     batch: int = 128,
     draws: int = 1,
+    snapshot: Snapshot | None = None,
+    snapshot_seconds: float = 60.0,
 ) -> Attacked:
     """Look for a fooling image; an image that is fooled leaves at once and another takes its place.
 
@@ -410,12 +415,15 @@ def search(
     keeps the last point of its last start. From a random classifier none leaves before its last
     step.
 
-    Arguments and units as in ``perturb``. Cost: at most ``restarts * steps`` forward and backward
-    and ``restarts`` further forward passes an image.
+    Arguments and units as in ``perturb``; a long search keeps its state in ``snapshot`` every
+    ``snapshot_seconds``, and one that finds a state there goes on from it, to the bit. Cost: at
+    most ``restarts * steps`` forward and backward and ``restarts`` further forward passes an image.
     """
     if attack.parts:
-        return _search_in_turn(attack, classifier, x, goal, noise, batch, draws)
-    return _Search(attack, classifier, x, goal, noise, batch, draws).run()
+        kept = (snapshot, snapshot_seconds)
+        return _search_in_turn(attack, classifier, x, goal, noise, batch, draws, *kept)
+    moving = _Search(attack, classifier, x, goal, noise, batch, draws)
+    return moving.run(snapshot, snapshot_seconds)
 
 
 def _search_in_turn(
@@ -426,16 +434,34 @@ def _search_in_turn(
     noise: Noise,
     batch: int,
     draws: int,
+    snapshot: Snapshot | None,
+    seconds: float,
 ) -> Attacked:
     """Each part on the images that those before it left standing."""
-    rows, earlier = torch.arange(len(x)), 0
-    whole = None
-    for part, own in _parts(attack, noise):
+    first, rows, earlier, inside = 0, torch.arange(len(x)), 0, None
+    whole: Attacked | None = None
+    saved = None if snapshot is None else snapshot.load()
+    if saved is not None:
+        first, rows, earlier = saved["part"], saved["rows"], saved["earlier"]
+        inside, whole = saved["inside"], saved["whole"] and Attacked(**saved["whole"])
+    for k, (part, own) in enumerate(_parts(attack, noise)):
+        if k < first:
+            continue
         device = device_of(classifier)
         left = own.take(rows.numpy(), own.draws[rows.numpy()])
+        around = {"part": k, "rows": rows, "earlier": earlier, "whole": whole and vars(whole)}
         found = search(
-            part, classifier, x[rows], goal.take(rows.to(device)), left, batch=batch, draws=draws
+            part,
+            classifier,
+            x[rows],
+            goal.take(rows.to(device)),
+            left,
+            batch=batch,
+            draws=draws,
+            snapshot=None if snapshot is None else Part(snapshot, around, inside),
+            snapshot_seconds=seconds,
         )
+        inside = None
         if whole is None:
             whole = found
         else:
@@ -495,6 +521,24 @@ def _parts(attack: Attack, noise: Noise) -> list[tuple[Attack, Noise]]:
     return list(zip(attack.parts, own, strict=True))
 
 
+def _packed(tensor: Tensor) -> list[Any]:
+    """A tensor for a snapshot, with its layout: convolutions round otherwise in another one."""
+    wide = tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
+    return [tensor, wide and not tensor.is_contiguous()]
+
+
+NOTED = (
+    "x_adv",
+    "first_success",
+    "forward",
+    "backward",
+    "zero",
+    "restart",
+    "rows",
+    "age",
+)
+
+
 class _Search:
     """The moving parts of one search: images waiting, under attack, and waiting for judgement."""
 
@@ -527,8 +571,15 @@ class _Search:
         self.state: Any = None
         self.unjudged: list[tuple[Tensor, Tensor]] = []  # rows and last points
 
-    def run(self) -> Attacked:
+    def run(self, snapshot: Snapshot | None, seconds: float) -> Attacked:
+        saved = None if snapshot is None else snapshot.load()
+        if saved is not None:
+            self._load(saved)
+        last = time.monotonic()
         while self.waiting or len(self.rows) or self.unjudged:
+            if snapshot is not None and time.monotonic() - last >= seconds:
+                snapshot.save(self._state())
+                last = time.monotonic()
             # Refill in lumps: a vacancy of a quarter costs less than joining states every step.
             if self.waiting and len(self.rows) <= 3 * self.batch // 4:
                 self._refill()
@@ -539,6 +590,35 @@ class _Search:
             if self.unjudged and (idle or sum(len(r) for r, _ in self.unjudged) >= self.batch):
                 self._judge()
         return Attacked(self.x_adv, self.first_success, self.forward, self.backward, self.zero)
+
+    def _state(self) -> Tree:
+        """All that moves, for a snapshot."""
+        state = [] if self.state is None else list(map(_packed, self.state))
+        clean = [] if self.clean is None else [_packed(self.clean)]
+        unjudged = [[rows, _packed(points)] for rows, points in self.unjudged]
+        noted = {name: getattr(self, name) for name in NOTED}
+        waiting = torch.tensor(list(self.waiting), dtype=torch.int64)
+        return {**noted, "waiting": waiting, "clean": clean, "state": state, "unjudged": unjudged}
+
+    def _load(self, saved: Tree) -> None:
+        for name in NOTED:
+            setattr(self, name, saved[name])
+        self.waiting = deque(saved["waiting"].tolist())
+        self.unjudged = [(rows, self._unpacked(points)) for rows, points in saved["unjudged"]]
+        if saved["state"]:
+            self.clean = self._unpacked(saved["clean"][0])
+            # What kind of state an attack has shows when it starts; on one image, and not counted.
+            one = torch.zeros(1, dtype=torch.int64)
+            noise = self.noise.take(one.numpy(), self.noise.draws[:1])
+            clean = self.x[:1].to(self.device)
+            kind = type(self.attack.start(clean, self._answers(one, clean), noise))
+            self.state = kind(*map(self._unpacked, saved["state"]))
+
+    def _unpacked(self, saved: Sequence[Any]) -> Tensor:
+        tensor, channels_last = saved
+        layout = torch.channels_last if channels_last else torch.contiguous_format
+        found: Tensor = tensor.to(self.device).contiguous(memory_format=layout)
+        return found
 
     def _refill(self) -> None:
         room = min(self.batch - len(self.rows), len(self.waiting))

@@ -12,19 +12,11 @@ from bezoar import checks
 from bezoar.attacks import PGD, Attack
 from bezoar.costs import Meter
 from bezoar.data.imageset import ImageSet
-from bezoar.fit import (
-    SCHEDULES,
-    Judgement,
-    Progress,
-    Snapshot,
-    Supervised,
-    Tree,
-    fit,
-    silent,
-)
+from bezoar.fit import SCHEDULES, Judgement, Progress, Supervised, fit, silent
 from bezoar.repairs.protocol import Evidence, Repair, Repaired, Stop
 from bezoar.repairs.selection import All, Selection
 from bezoar.repairs.twins import Online, Schedule
+from bezoar.snapshots import Snapshot, Tree
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,8 +14,9 @@ from bezoar.attacks.engine import search
 from bezoar.classifier import predict, prepare
 from bezoar.costs import Meter
 from bezoar.data.imageset import ImageSet
-from bezoar.fit import Judgement, Progress, Row, Snapshot, silent
+from bezoar.fit import Judgement, Progress, Row, silent
 from bezoar.seeds import Noise
+from bezoar.snapshots import Snapshot
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,21 +17,11 @@ from bezoar.attacks.engine import perturb
 from bezoar.classifier import predict, prepare
 from bezoar.costs import Meter
 from bezoar.data.imageset import ImageSet
-from bezoar.fit import (
-    SCHEDULES,
-    Judgement,
-    Progress,
-    Row,
-    Snapshot,
-    Supervised,
-    Tree,
-    cross_entropy,
-    fit,
-    silent,
-)
+from bezoar.fit import SCHEDULES, Judgement, Progress, Row, Supervised, cross_entropy, fit, silent
 from bezoar.models import restart
 from bezoar.repairs.protocol import Evidence, Repair, Repaired, Stop
 from bezoar.seeds import Noise, derive, generator
+from bezoar.snapshots import Snapshot, Tree
 
 
 class Ranking(Protocol):

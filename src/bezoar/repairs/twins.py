@@ -13,8 +13,8 @@ from bezoar.attacks.engine import perturb
 from bezoar.classifier import frozen
 from bezoar.costs import Meter
 from bezoar.data.imageset import ImageSet
-from bezoar.fit import Tree
 from bezoar.seeds import Noise
+from bezoar.snapshots import Tree
 
 
 class TwinSource(Protocol):

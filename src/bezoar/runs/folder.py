@@ -32,9 +32,9 @@ from bezoar.attacks.protocol import Learnt
 from bezoar.classifier import weights_hash
 from bezoar.data.imageset import ImageSet
 from bezoar.files import read_json, replacing, write_json
-from bezoar.fit import Tree
 from bezoar.referee import Measurement, Referee, Stamp, metric_of
 from bezoar.results import Facts
+from bezoar.snapshots import Tree
 
 FORMAT = 1
 
@@ -80,9 +80,9 @@ class Run:
         else:
             write_json(there, {"format": FORMAT, **notes, **about})
 
-    def snapshot(self, name: str) -> "FileSnapshot":
-        """Where a training of this run keeps its state."""
-        return FileSnapshot(self.path / "snapshots" / f"{name}.safetensors")
+    def snapshot(self, name: str, about: dict[str, Any] | None = None) -> "FileSnapshot":
+        """Where long work of this run keeps its state."""
+        return FileSnapshot(self.path / "snapshots" / f"{name}.safetensors", about)
 
     def keep_images(self, images: ImageSet) -> None:
         """Store the clean images that are attacked, once."""
@@ -131,8 +131,11 @@ class Run:
         for k in range(referee.units):
             path = folder / f"{k:06d}.safetensors"
             if not path.exists():
-                facts, x_adv = referee.unit(k)
+                name = f"{case}/{referee.stamp.metric}/{k:06d}"
+                snapshot = self.snapshot(name, referee.stamp.as_dict())
+                facts, x_adv = referee.unit(k, snapshot)
                 write_arrays(path, {**facts.columns(), "x_adv": x_adv})
+                snapshot.clear()
             if on_unit is not None:
                 on_unit(k + 1, referee.units)
         measurement = read_measurement(folder)
@@ -142,11 +145,11 @@ class Run:
 
 
 class FileSnapshot:
-    """The state of one training as a file; see ``fit.Snapshot``.
+    """The state of a training or an attack as a file; see ``snapshots.Snapshot``.
 
     Args:
-        path: the file; it is there while the training is not done.
-        about: what identifies the training, JSON values; the state of another one is refused.
+        path: the file; it is there while the work is not done.
+        about: what identifies the work, JSON values; the state of another one is refused.
     """
 
     def __init__(self, path: Path, about: dict[str, Any] | None = None) -> None:
@@ -158,11 +161,13 @@ class FileSnapshot:
             return None
         tree = trees.load(self._path)
         if not isinstance(tree, dict) or set(tree) != {"about", "state"}:
-            raise ValueError(f"{self._path}: expected the state of a training; remove it")
+            raise ValueError(
+                f"{self._path}: expected the state of work that was interrupted; remove it"
+            )
         if tree["about"] != self._about:
-            was, asked = _difference(tree["about"], self._about, "training")
+            was, asked = _difference(tree["about"], self._about, "work")
             advice = "run that again, or remove the file"
-            raise ValueError(f"{self._path} is of another training: {was}, not {asked}; {advice}")
+            raise ValueError(f"{self._path} is of other work: {was}, not {asked}; {advice}")
         state: Tree = tree["state"]
         return state
 
@@ -171,7 +176,7 @@ class FileSnapshot:
         trees.save(self._path, {"about": self._about, "state": state})
 
     def clear(self) -> None:
-        """The training is over and its result is kept elsewhere."""
+        """The work is over and its result is kept elsewhere."""
         self._path.unlink(missing_ok=True)
 
 
