@@ -8,11 +8,12 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --constraint constraints.txt
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test docs clean
+.PHONY: help demo test bench docs clean
 
 help:
 	@echo "make demo   install into $(VENV), then train, attack, repair and report on embedded data"
 	@echo "make test   install the test tools as well, then lint, types, docs and tests"
+	@echo "make bench  install the tools that the benchmarks compare with"
 	@echo "make docs   build the documentation into docs/_build/html"
 	@echo "make clean  remove what was built and cached; $(VENV) and runs/ stay"
 
@@ -24,6 +25,12 @@ test: $(VENV)/.installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pytest
+
+# The peers that the benchmarks compare with. Without what they ask for: that would bring another
+# torch, or torchvision, which none of their attacks needs.
+bench: $(VENV)/.installed
+	$(PIP) gitpython numba six
+	$(PIP) --no-deps adversarial-robustness-toolbox adv-lib eagerpy foolbox torchattacks
 
 docs: $(VENV)/.installed-test
 	$(BIN)/sphinx-build -W --keep-going -q docs docs/_build/html

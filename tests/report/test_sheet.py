@@ -35,6 +35,24 @@ def test_every_metric_has_its_section_and_none_is_lost():
     assert "| case | odd |\n" in page
 
 
+def test_many_radii_and_norms_stand_beside_the_case():
+    rows = [
+        row("robust@0.06", 0.5, case="a pgd40"),
+        row("robust:foolbox@0.06", 0.75, case="a pgd40"),
+        row("robust@0.3", 0.25, case="b pgd40"),
+        row("median:l2", 1.5, case="a ddn"),
+        row("median:l2:adv-lib", 1.75, case="a ddn"),
+        row("excess", -0.25, case="a pgd40"),
+    ]
+    page = sheet.page({**HEAD, "rows": rows}, "toy")
+    assert "| case | robust | robust:foolbox |\n" in page
+    assert "| a pgd40 @0.06 | 50.00 % | 75.00 % |\n" in page
+    assert "| b pgd40 @0.3 | 25.00 % |" in page
+    assert "| case | median | median:adv-lib |\n" in page
+    assert "| a ddn in l2 | 1.5 | 1.75 |\n" in page
+    assert "| a pgd40 | -25.00 % |\n" in page
+
+
 def test_seeds_are_averaged_and_the_paper_stands_beside_each():
     rows = [row("clean", 0.5, paper=0.9932), row("clean", 0.7, seed=1, paper=0.9932)]
     page = sheet.page({**HEAD, "rows": rows}, "toy")

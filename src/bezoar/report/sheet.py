@@ -1,15 +1,25 @@
 """A results file as a page of the documentation."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from bezoar.report import tables
 from bezoar.report.tables import Row, shown
 
+# Metrics that name a radius or a norm, and maybe a peer, before which a table of many cases has one
+# column each: the radius or the norm goes to the case.
+_BESIDE = re.compile(r"(robust|median)(?::(?P<norm>l\w+))?(?P<peer>:[^@]+)?(?P<eps>@.*)?")
+
 # Sections by the first letters of a metric; what no section takes comes last.
 SECTIONS = (
     ("Accuracy, white-box", ("clean", "fgsm@", "pgd")),
     ("Attackers who know less", ("attacked:", "transfer:", "stale:")),
+    ("Ours less the best peer's", ("excess",)),
+    ("Robust accuracy", ("robust",)),
+    ("Median distance", ("median",)),
+    ("Times as fast", ("ratio",)),
+    ("Memory", ("memory",)),
     ("Loss", ("loss",)),
     ("Validation", ("validation:",)),
     ("Cost", ("passes", "seconds", "rounds", "added", "removed")),
@@ -30,6 +40,7 @@ def page(results: Mapping[str, Any], name: str) -> str:
     parts = [head]
     if missing := results.get("missing"):
         parts.append(f"Not measured yet: {'; '.join(missing)}.\n")
+    rows = [_gathered(row) for row in rows]
     metrics = list(dict.fromkeys(row["metric"] for row in rows))
     for title, starts in SECTIONS:
         chosen = [metric for metric in metrics if metric.startswith(starts)]
@@ -40,6 +51,14 @@ def page(results: Mapping[str, Any], name: str) -> str:
     told = dict.fromkeys(f"- {w['case']}, {w['kind']}: {w['text']}" for w in results["warnings"])
     parts.append("## Warnings\n\n" + ("\n".join(told) or "None.") + "\n")
     return "\n".join(parts)
+
+
+def _gathered(row: Row) -> Row:
+    named = _BESIDE.fullmatch(row["metric"])
+    if named is None:
+        return row
+    place = named["eps"] or f"in {named['norm']}"
+    return {**row, "case": f"{row['case']} {place}", "metric": f"{named[1]}{named['peer'] or ''}"}
 
 
 def _section(title: str, rows: list[Row], metrics: list[str]) -> list[str]:

@@ -30,6 +30,9 @@ _AMOUNTS = frozenset(
         "epochs",
         "ratio",
         "median",
+        "memory",
+        "difference",
+        "excess",
     ]
 )
 
@@ -125,24 +128,31 @@ def _validate_row(row: Any, where: str) -> None:
         raise ValueError(f"{where}: seed={row.get('seed')!r}: expected an integer >= 0")
     if "n" in row and not _whole(row["n"], 1):
         raise ValueError(f"{where}: n={row['n']!r}: expected an integer >= 1")
-    ceiling = 1.0 if rate(row["metric"]) else math.inf
-    expected = "expected a number in [0, 1]" if ceiling == 1 else "expected a finite number >= 0"
+    floor, ceiling, expected = _range(row["metric"])
     for name in ("value", "low", "high", "paper"):
-        if (name in row or name == "value") and not _number(row.get(name), ceiling):
+        if (name in row or name == "value") and not _number(row.get(name), floor, ceiling):
             raise ValueError(f"{where}: {name}={row.get(name)!r}: {expected}")
     if not row.get("low", row["value"]) <= row["value"] <= row.get("high", row["value"]):
         found = f"low={row.get('low')}, value={row['value']}, high={row.get('high')}"
         raise ValueError(f"{where}: {found}: expected low <= value <= high")
 
 
+def _range(metric: str) -> tuple[float, float, str]:
+    if metric == "excess":  # ours less another's
+        return -math.inf, math.inf, "expected a finite number"
+    if rate(metric):
+        return 0.0, 1.0, "expected a number in [0, 1]"
+    return 0.0, math.inf, "expected a finite number >= 0"
+
+
 def _whole(value: object, least: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
-def _number(value: object, ceiling: float) -> bool:
+def _number(value: object, floor: float, ceiling: float) -> bool:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
-    return math.isfinite(value) and 0 <= value <= ceiling
+    return math.isfinite(value) and floor <= value <= ceiling
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,6 +206,8 @@ def shown(value: float, metric: str) -> str:
         return f"{value:.4g}"
     if metric.startswith("loss"):
         return f"{value:.4f}"
+    if metric == "excess":
+        return f"{100 * value:+.2f} %"
     if value == int(value):
         return f"{int(value):,}"
     return f"{value:,.1f}" if value >= 10 else f"{value:.3g}"
