@@ -13,15 +13,17 @@ def folded(classifier: nn.Module, probe: Tensor) -> nn.Module:
 
     In eval mode :math:`\gamma (w * x + b - \mu) / \sigma + \beta` is a convolution with other
     weights. torch.fx traces the network; a convolution whose only reader is a batch norm takes it
-    in. A network that cannot be traced, or whose logits on ``probe`` do not agree afterwards, stays
-    as it is.
+    in. A network that cannot be traced or has hooks, or whose logits on ``probe`` do not agree
+    afterwards, stays as it is.
 
     Args:
         classifier: in eval mode and frozen; it is not changed.
         probe: some images ``(N, C, H, W)``; costs two forward passes each.
     """
     norms = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-    if not any(isinstance(module, norms) for module in classifier.modules()):
+    modules = list(classifier.modules())
+    hooked = any(m._forward_hooks or m._forward_pre_hooks for m in modules)  # tracing loses them
+    if hooked or not any(isinstance(module, norms) for module in modules):
         return classifier
     try:
         with warnings.catch_warnings():

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from bezoar import checks
 from bezoar import classifier as classifiers
 from bezoar.attacks import ATTACKS, Attack, Fitted, Goal, Targeted, Untargeted
-from bezoar.attacks.engine import Answers, perturb, search, shrink
+from bezoar.attacks.engine import DRAWS, Answers, perturb, search, shrink
 from bezoar.data.imageset import ImageSet
 from bezoar.geometry import DISTANCES
 from bezoar.results import Facts
@@ -31,7 +31,6 @@ from bezoar.snapshots import Snapshot
 Target = int | Literal["random"] | Tensor
 
 UNIT = 1000  # images a unit of work: what is computed, stored and resumed as a whole
-DRAWS = 20  # of a random classifier, for each answer; as arXiv:2003.01690, section 6
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -156,7 +156,7 @@ def _of_pairs(own: Sequence[Measurement]) -> Iterator[Warning]:
         if misled and _gap(one, many) > MASKED_GAP and not _curved(one, own):
             text = f"{_both(one, many)}: one step is misled; trust the lower number"
             yield Warning("masked-gradients", text)
-        if one.stamp.steps == 0 and (counts := _stronger(one, many)):
+        if one.stamp.attack == "noise" and (counts := _stronger(one, many)):
             yield Warning("noise-stronger", f"{_misled(one, many)} ({counts})")
 
 
@@ -164,7 +164,7 @@ def _misleading(own: Sequence[Measurement]) -> Iterator[Warning]:
     """One step, or many queries without a gradient, against many steps along gradients."""
     for weak in own:
         strong = [m for m in own if _sees_many_steps(m) and _same_ball(weak, m)]
-        if weak.stamp.steps == 0 or _sees_many_steps(weak) or not strong:
+        if weak.stamp.attack == "noise" or _sees_many_steps(weak) or not strong:
             continue
         # Some attacks are made to transfer and weak here: it has to be stronger than all.
         found = [_stronger(weak, m) for m in strong]

@@ -31,6 +31,7 @@ from bezoar.seeds import Noise, subkeys
 from bezoar.snapshots import Part, Snapshot, Tree
 
 ROUNDING = 1e-6  # of a distance in float32, in pixel units
+DRAWS = 20  # of a random classifier, for each answer; as arXiv:2003.01690, section 6
 
 
 @dataclass(frozen=True, eq=False)

@@ -184,7 +184,8 @@ class Attack(Protocol):
 
         The engine's ``search``: an image that is fooled is left as it is from then on. Without a
         radius, an attack that refines gives the nearest fooling image that it found; one that
-        found none is handed back as it was.
+        found none is handed back as it was. A classifier that declares its randomness is asked
+        ``engine.DRAWS`` times where another one is asked once.
 
         Args:
             classifier: images to logits; it is not changed.
@@ -195,14 +196,16 @@ class Attack(Protocol):
         import numpy as np
 
         from bezoar import checks
-        from bezoar.attacks.engine import search, shrink
-        from bezoar.classifier import prepare
+        from bezoar.attacks.engine import DRAWS, search, shrink
+        from bezoar.classifier import prepare, random_modules
 
         checks.images(x, "x")
         noise = Noise.first(seed, type(self).__name__, np.arange(len(x)))
         run = shrink if self.refines and self.eps == float("inf") else search
         goal = Untargeted(y) if isinstance(y, Tensor) else y
-        return run(self, prepare(classifier, x[:4]), x, goal, noise).x_adv.to(x)
+        draws = DRAWS if random_modules(classifier) else 1
+        prepared = prepare(classifier, x[:4])
+        return run(self, prepared, x, goal, noise, draws=draws).x_adv.to(x)
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -92,7 +92,7 @@ class Stop:
         """Clean and robust accuracy of the model now; ``round_`` gives the attack fresh noise."""
         images = validation.first(min(self.images or len(validation), len(validation)))
         x, y = images.batch(slice(None))
-        prepared = prepare(model, x[:4])
+        prepared = prepare(model)
         right = predict(prepared, x).argmax(dim=1) == y
         meter.forward += len(x)
         robust = right.clone()
