@@ -42,7 +42,7 @@ TRAIN = ("train", "lenet-fig4", "--epochs", "1", "--out", "new.safetensors")
         ([*ATTACK, "--floor", "2"], "--floor=2.0: expected a number in [0, 1]"),
         (
             [*ATTACK, "--attack", "pgdd"],
-            "attack 'pgdd': expected one of apgd, apgd-l1, apgd-t, ",
+            "attack 'pgdd': expected one of admix, apgd, apgd-l1, apgd-t, ",
         ),
         ([*ATTACK, "--attack", "pgdd"], "did you mean 'pgd'?"),
         ([*ATTACK, "--attack", "pgd:step=3"], "'step': expected one of eps, "),
