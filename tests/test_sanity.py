@@ -112,6 +112,12 @@ class TestUniformOutput:
             "uniform-output"
         ]
 
+    def test_a_mean_that_lies_there_by_chance_says_nothing(self):
+        mixed = measured(loss=LN_10)
+        mixed.facts.loss[::2] = 0.1
+        mixed.facts.loss[1::2] = 2 * LN_10 - 0.1
+        assert kinds(mixed) == []
+
     def test_the_loss_at_the_first_fooling_point_says_nothing(self):
         assert kinds(pgd(loss=LN_10)) == []
 

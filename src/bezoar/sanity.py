@@ -17,7 +17,8 @@ from bezoar.classifier import NEIGHBOURS, RANDOM
 from bezoar.referee import Measurement
 
 MASKED_GAP = 0.20  # robust accuracy, one-step above many-step
-UNIFORM_GAP = 0.05  # nats between the adversarial loss and ln K
+UNIFORM_GAP = 0.05  # nats between the mean adversarial loss and ln K
+UNIFORM_SPREAD = 0.25  # nats, median over images: equal outputs give every image the same loss
 ZERO_SHARE = 0.10  # images whose gradient is exactly zero
 SIGNIFICANT = 0.01  # p of the exact McNemar test
 SURVIVES = 0.05  # robust accuracy that no attack without limits should leave
@@ -109,7 +110,9 @@ def _of_each(own: Sequence[Measurement], classes: int) -> Iterator[Warning]:
     for m in own:
         name, facts = m.stamp.metric, m.facts
         loss = facts.mean_loss
-        if m.stamp.steps == 1 and abs(loss - uniform) < UNIFORM_GAP:
+        spread = float(np.median(np.abs(facts.loss - uniform)))
+        near = abs(loss - uniform) < UNIFORM_GAP and spread < UNIFORM_SPREAD
+        if m.stamp.steps == 1 and near:
             text = f"{name}: loss {loss:.4f} is ln {classes} = {uniform:.4f}: uniform output"
             yield Warning("uniform-output", f"{text}, probably an untrained network")
         better, worse = _only(facts.adversarial == facts.label, facts.clean == facts.label)
