@@ -12,7 +12,7 @@ from torch import nn
 
 from bezoar import classifier as classifiers
 from bezoar.attacks import FGSM, PGD, Attack, Square, UniformNoise
-from bezoar.attacks.engine import ROUNDING
+from bezoar.attacks.oracle import ROUNDING
 from bezoar.data.imageset import ImageSet
 from bezoar.referee import Measurement
 from bezoar.results import Facts, Median, Rate, border, standing, success_by_queries, worst_name

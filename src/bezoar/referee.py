@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from bezoar import checks
 from bezoar import classifier as classifiers
 from bezoar.attacks import ATTACKS, Attack, Fitted, Goal, Targeted, Untargeted
-from bezoar.attacks.engine import DRAWS, Answers, perturb, search, shrink
+from bezoar.attacks.engine import perturb, search, shrink
+from bezoar.attacks.oracle import DRAWS, Answers
 from bezoar.data.imageset import ImageSet
 from bezoar.geometry import DISTANCES
 from bezoar.results import Facts

@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from bezoar.attacks import FGSM, FMN, PGD, AutoAttack, DeepFool, Square, Untargeted
-from bezoar.attacks.engine import Answers, classifier_keys, perturb, search, shrink
+from bezoar.attacks.engine import perturb, search, shrink
 from bezoar.attacks.losses import cross_entropy, margin
+from bezoar.attacks.oracle import Answers, classifier_keys
 from bezoar.classifier import (
     averaged,
     outputs_random,

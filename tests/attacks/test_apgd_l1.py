@@ -6,7 +6,8 @@ from torch import nn
 
 from bezoar.attacks import APGDL1, Untargeted
 from bezoar.attacks.apgd_l1 import _sparse_sign
-from bezoar.attacks.engine import Answers, perturb, search
+from bezoar.attacks.engine import perturb, search
+from bezoar.attacks.oracle import Answers
 from bezoar.geometry import l0_distance, l1_distance, project_l1
 from bezoar.seeds import Noise
 

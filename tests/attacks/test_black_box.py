@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from bezoar.attacks import NES, SPSA, SimBA, Square, Untargeted
-from bezoar.attacks.engine import Answers, perturb, search
+from bezoar.attacks.engine import perturb, search
 from bezoar.attacks.nes import Walk
+from bezoar.attacks.oracle import Answers
 from bezoar.geometry import l2_distance
 from bezoar.seeds import Noise, hashed_normal
 

@@ -7,7 +7,7 @@ from torch import nn
 
 from bezoar.attacks import HopSkipJump, Targeted, Untargeted
 from bezoar.attacks.borders import first_fooling, poll, to_border
-from bezoar.attacks.engine import Answers
+from bezoar.attacks.oracle import Answers
 from bezoar.geometry import DISTANCES, wide
 from bezoar.seeds import Noise, hashed, hashed_normal
 

@@ -6,7 +6,8 @@ from torch import nn
 
 from bezoar.attacks import BrendelBethge, Targeted, Untargeted
 from bezoar.attacks.brendel_bethge import PULLS, nearest_in_reach
-from bezoar.attacks.engine import Answers, shrink
+from bezoar.attacks.engine import shrink
+from bezoar.attacks.oracle import Answers
 from bezoar.geometry import DISTANCES, l2_distance, wide
 from bezoar.seeds import Noise, generator
 

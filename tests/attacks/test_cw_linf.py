@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from bezoar.attacks import CWLinf, Untargeted
-from bezoar.attacks.engine import Answers
+from bezoar.attacks.oracle import Answers
 from bezoar.geometry import linf_distance
 from bezoar.seeds import Noise
 

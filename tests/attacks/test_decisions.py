@@ -9,8 +9,9 @@ from scipy.fft import dct
 from torch import nn
 
 from bezoar.attacks import Boundary, GeoDA, HopSkipJump, SignOPT, Targeted, Untargeted
-from bezoar.attacks.engine import Answers, perturb, search, shrink
+from bezoar.attacks.engine import perturb, search, shrink
 from bezoar.attacks.geoda import cosines
+from bezoar.attacks.oracle import Answers
 from bezoar.geometry import DISTANCES
 from bezoar.seeds import Noise, hashed, hashed_normal
 

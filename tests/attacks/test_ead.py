@@ -6,7 +6,8 @@ import torch
 
 from bezoar.attacks import EAD, Untargeted
 from bezoar.attacks.balance import next_weight
-from bezoar.attacks.engine import Answers, shrink
+from bezoar.attacks.engine import shrink
+from bezoar.attacks.oracle import Answers
 from bezoar.geometry import DISTANCES
 from bezoar.seeds import Noise
 

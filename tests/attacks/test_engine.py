@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from bezoar.attacks import FGSM, PGD, PGDL2, Targeted, UniformNoise, Untargeted
-from bezoar.attacks.engine import Answers, perturb, search
+from bezoar.attacks.engine import perturb, search
 from bezoar.attacks.losses import cross_entropy
+from bezoar.attacks.oracle import Answers
 from bezoar.attacks.protocol import Attack, Ball
 from bezoar.seeds import Noise
 

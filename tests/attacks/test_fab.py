@@ -4,7 +4,8 @@ import torch
 from torch import nn
 
 from bezoar.attacks import FAB, FABTargeted, Targeted, Untargeted
-from bezoar.attacks.engine import Answers, perturb, search, shrink
+from bezoar.attacks.engine import perturb, search, shrink
+from bezoar.attacks.oracle import Answers
 from bezoar.geometry import DISTANCES, onto_plane
 from bezoar.seeds import Noise
 

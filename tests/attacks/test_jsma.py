@@ -6,8 +6,9 @@ import torch
 from torch import nn
 
 from bezoar.attacks import JSMA, Targeted, Untargeted
-from bezoar.attacks.engine import Answers, perturb, search
+from bezoar.attacks.engine import perturb, search
 from bezoar.attacks.jsma import salient_pair
+from bezoar.attacks.oracle import Answers
 from bezoar.geometry import l0_distance
 from bezoar.seeds import Noise, generator
 

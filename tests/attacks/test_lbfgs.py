@@ -5,8 +5,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from bezoar.attacks import LBFGS, Targeted, Untargeted
-from bezoar.attacks.engine import Answers, perturb, shrink
+from bezoar.attacks.engine import perturb, shrink
 from bezoar.attacks.lbfgs import reluctance
+from bezoar.attacks.oracle import Answers
 from bezoar.geometry import l2_distance
 from bezoar.seeds import Noise, generator
 

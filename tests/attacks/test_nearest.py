@@ -21,7 +21,8 @@ from bezoar.attacks import (
     Targeted,
     Untargeted,
 )
-from bezoar.attacks.engine import Answers, perturb, search, shrink
+from bezoar.attacks.engine import perturb, search, shrink
+from bezoar.attacks.oracle import Answers
 from bezoar.geometry import DISTANCES, norms_l0, shorten_l0, shorten_l1, shorten_l2, shorten_linf
 from bezoar.seeds import Noise
 

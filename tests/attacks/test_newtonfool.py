@@ -4,7 +4,8 @@ import torch
 from torch import nn
 
 from bezoar.attacks import NewtonFool, Targeted, Untargeted
-from bezoar.attacks.engine import Answers, perturb, search
+from bezoar.attacks.engine import perturb, search
+from bezoar.attacks.oracle import Answers
 from bezoar.geometry import l2_distance
 from bezoar.seeds import Noise
 

@@ -4,9 +4,10 @@ import torch
 from torch import nn
 
 from bezoar.attacks import OnePixel, Targeted, Untargeted
-from bezoar.attacks.engine import Answers, perturb, search
+from bezoar.attacks.engine import perturb, search
 from bezoar.attacks.losses import cross_entropy
 from bezoar.attacks.one_pixel import _painted, _three
+from bezoar.attacks.oracle import Answers
 from bezoar.geometry import l0_distance
 from bezoar.seeds import Noise, hashed
 

@@ -4,8 +4,9 @@ import torch
 from torch import nn
 
 from bezoar.attacks import Pixle, Targeted, Untargeted
-from bezoar.attacks.engine import Answers, perturb, search
+from bezoar.attacks.engine import perturb, search
 from bezoar.attacks.losses import cross_entropy
+from bezoar.attacks.oracle import Answers
 from bezoar.geometry import l0_distance
 from bezoar.seeds import Noise
 

@@ -4,7 +4,8 @@ import torch
 from torch import nn
 
 from bezoar.attacks import APGDTargeted, FABTargeted, Targeted, Untargeted
-from bezoar.attacks.engine import Answers, search
+from bezoar.attacks.engine import search
+from bezoar.attacks.oracle import Answers
 from bezoar.attacks.protocol import rivals
 from bezoar.seeds import Noise
 

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from bezoar.attacks import SigmaZero, Untargeted
-from bezoar.attacks.engine import Answers, shrink
+from bezoar.attacks.engine import shrink
+from bezoar.attacks.oracle import Answers
 from bezoar.geometry import DISTANCES
 from bezoar.seeds import Noise, generator
 

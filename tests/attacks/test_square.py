@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from bezoar.attacks import Square, Untargeted
-from bezoar.attacks.engine import Answers, perturb, search
+from bezoar.attacks.engine import perturb, search
+from bezoar.attacks.oracle import Answers
 from bezoar.seeds import Noise
 
 ONES = Untargeted(torch.ones(8, dtype=torch.int64))

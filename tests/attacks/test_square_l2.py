@@ -3,7 +3,8 @@ import pytest
 import torch
 
 from bezoar.attacks import SquareL2, Untargeted
-from bezoar.attacks.engine import Answers, search
+from bezoar.attacks.engine import search
+from bezoar.attacks.oracle import Answers
 from bezoar.attacks.square_l2 import _moved, _peak, _tile
 from bezoar.geometry import l2_distance, norms_l2
 from bezoar.seeds import Noise, generator

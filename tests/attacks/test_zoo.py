@@ -4,8 +4,9 @@ import torch
 from torch import nn
 
 from bezoar.attacks import ZOO, Targeted, Untargeted
-from bezoar.attacks.engine import Answers, perturb, shrink
+from bezoar.attacks.engine import perturb, shrink
 from bezoar.attacks.losses import margin
+from bezoar.attacks.oracle import Answers
 from bezoar.geometry import l2_distance
 from bezoar.seeds import Noise, hashed
 

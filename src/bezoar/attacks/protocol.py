@@ -196,7 +196,8 @@ class Attack(Protocol):
         import numpy as np
 
         from bezoar import checks
-        from bezoar.attacks.engine import DRAWS, search, shrink
+        from bezoar.attacks.engine import search, shrink
+        from bezoar.attacks.oracle import DRAWS
         from bezoar.classifier import prepare, random_modules
 
         checks.images(x, "x")
