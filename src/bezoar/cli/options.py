@@ -56,7 +56,7 @@ Attacks = Annotated[
         "--attack",
         help="Attack, NAME or NAME:FIELD=VALUE,...; may be given several times. Its radius is "
         "--eps, or none where it looks for the nearest image (deepfool, fmn, ...). Without it: "
-        "FGSM and PGD-40 along the curve, noise, and PGD-40 at eps 1.",
+        "FGSM and PGD-40 along the curve; PGD on the margin, Square and noise; PGD-40 at eps 1.",
     ),
 ]
 Target = Annotated[
