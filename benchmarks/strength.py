@@ -417,6 +417,7 @@ def main() -> None:
     names = arguments.network or list(NETWORKS)
     table: list[audit.Row] = []
     missing: list[str] = []
+    revisions: set[str] = set()
     for name in names:
         for cell in cells(RADII[name], COUNTS[name]):
             case = f"{name} {name_of(cell.ours)}"
@@ -426,15 +427,19 @@ def main() -> None:
                 model, whole = network(name, arguments.data_root)
                 x, y = whole.test.batch(slice(cell.count))
                 path.parent.mkdir(parents=True, exist_ok=True)
-                write_json(path, {"ours": repr(cell.ours), **measured(cell, model, x, y)})
+                about = {"ours": repr(cell.ours), "revision": provenance("")["revision"]}
+                write_json(path, {**about, **measured(cell, model, x, y)})
             if path.exists():
-                made = rows(case, cell.ours, read_json(path))
+                done = read_json(path)
+                made = rows(case, cell.ours, done)
                 table += made
-                _say(case, made, read_json(path))
+                revisions.add(done["revision"])
+                _say(case, made, done)
             else:
                 missing.append(case)
     if arguments.write:
         notes = provenance("python benchmarks/strength.py")
+        notes["revision"] = ", ".join(sorted(revisions))
         table_of = audit.results(notes, table, {})
         if missing:
             table_of["missing"] = missing

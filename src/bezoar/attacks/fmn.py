@@ -41,6 +41,9 @@ NORMS: Mapping[str, tuple[Norm, Norm | None, Shorten]] = MappingProxyType(
 )
 
 
+ALPHA, GAMMA = 0.01, 0.001  # what is left of step_size, and of gamma, after all steps
+
+
 class Shrinking(NamedTuple):
     """Where each image is, the clean image, radius of the ball, smallest norm that fooled, age."""
 
@@ -65,7 +68,7 @@ class FMN(Attack):
         + \alpha_k \frac{\nabla L}{\lVert\nabla L\rVert_2}\Bigr)
 
     with L the margin, q dual to p, :math:`\delta^*` the smallest change that fooled, and cosine
-    schedules of alpha from ``step_size`` and of gamma from ``gamma``, both to nearly 0. In L0 the
+    schedules of alpha, from ``step_size`` to a hundredth of it, and of gamma, to 0.001. In L0 the
     ball holds whole numbers of values: it begins with one, also grows by :math:`\gamma_k` while
     nothing has fooled yet, is rounded down, and always changes by at least one. Entries of the
     gradient that lead out of the box are left out. Paper: arXiv:2102.12827, algorithm 1. Cost:
@@ -111,8 +114,9 @@ class FMN(Attack):
         smallest = torch.where(fooled, torch.minimum(size, state.smallest), state.smallest)
 
         falling = (1 + torch.cos(math.pi * state.age / self.steps)) / 2
-        gamma = wide(0.001 * self.gamma + 0.999 * self.gamma * falling).to(value)
-        alpha = wide(1e-5 * self.step_size + (1 - 1e-5) * self.step_size * falling).to(value)
+        last = min(GAMMA, self.gamma)
+        gamma = wide(last + (self.gamma - last) * falling).to(value)
+        alpha = wide(self.step_size * (ALPHA + (1 - ALPHA) * falling)).to(value)
         least = torch.minimum(state.radius, smallest)
         grown, shrunk = (1 + gamma) * state.radius, (1 - gamma) * least
         if dual is None:
