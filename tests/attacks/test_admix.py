@@ -55,14 +55,14 @@ def test_is_the_loop_of_the_paper(case):
 
 
 @pytest.mark.parametrize(
-    ("copies", "expected"),
+    ("copies", "decay", "expected"),
     [
-        (1, MIFGSM(eps=EPS, steps=STEPS, decay=MU)),
-        (3, SIFGSM(eps=EPS, steps=STEPS, decay=MU, copies=3)),
+        (1, MU, MIFGSM(eps=EPS, steps=STEPS, decay=MU)),
+        (3, 0, SIFGSM(eps=EPS, steps=STEPS, decay=0, copies=3)),  # it looks ahead along momentum
     ],
 )
-def test_without_other_images_it_is_what_it_is_made_of(case, copies, expected):
-    attack = Admix(eps=EPS, steps=STEPS, decay=MU, eta=0, copies=copies, samples=2)
+def test_without_other_images_it_is_what_it_is_made_of(case, copies, decay, expected):
+    attack = Admix(eps=EPS, steps=STEPS, decay=decay, eta=0, copies=copies, samples=2)
     found = run(attack.fit(case[0], images_of([0, 1, 2]), seed=0), case)
     torch.testing.assert_close(found.x_adv, run(expected, case).x_adv, atol=1e-9, rtol=0)
 
