@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -70,9 +70,9 @@ class Regimes(NamedTuple):
 
 
 REGIMES = {
-    "lenet": Regimes(0.3, 0.092, 0.03, 1024, 128),
-    "lenet-robust": Regimes(0.5, 0.33, 0.1, 256, 16),
-    "cifar": Regimes(4 / 255, 0.4 / 255, 0.05 / 255, 128, 24),
+    "lenet": Regimes(0.3, 0.092, 0.03, 512, 64),
+    "lenet-robust": Regimes(0.5, 0.33, 0.1, 64, 8),
+    "cifar": Regimes(4 / 255, 0.4 / 255, 0.05 / 255, 64, 12),
 }
 
 
@@ -226,35 +226,48 @@ def main() -> None:
     parser.add_argument("--attack", action="append", help="only attacks whose name starts so")
     parser.add_argument("--data-root", type=Path, help="folder of the data sets")
     parser.add_argument("--threads", type=int, default=2, help="of torch")
-    parser.add_argument("--repeats", type=int, default=5, help="timed runs of each contestant")
-    parser.add_argument("--again", action="store_true", help="measure also what is there already")
+    parser.add_argument("--repeats", type=int, default=3, help="timed runs of each contestant")
+    parser.add_argument("--write", action="store_true", help="write results and page, measure none")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     table: list[audit.Row] = []
+    missing: list[str] = []
+    revisions: set[str] = set()
     for name in arguments.network or list(NETWORKS):
         model, whole = network(name, arguments.data_root)
         for case in cases(REGIMES[name]):
             if not any(name_of(case.ours).startswith(a) for a in arguments.attack or [""]):
                 continue
             path = CELLS / f"{name}-{name_of(case.ours)}-{case.regime}.json"
-            if arguments.again or not path.exists():
+            if arguments.write and not path.exists():
+                missing.append(f"{name} {name_of(case.ours)} {case.regime}")
+                continue
+            if not path.exists():
                 x, y = whole.test.batch(slice(case.images))
                 with torch.no_grad():
                     right = model(x).argmax(dim=1) == y
                 x, y = x[right], y[right]
                 path.parent.mkdir(parents=True, exist_ok=True)
-                repeats = arguments.repeats if case.images >= 256 else min(3, arguments.repeats)
-                write_json(path, measured(case, model, x, y, repeats))
-            made = rows(name, case, read_json(path))
+                # AutoAttack takes its time: the warm-up, and one run of each.
+                repeats = 1 if case.ours.parts else arguments.repeats
+                about = {"revision": provenance("")["revision"]}
+                write_json(path, {**about, **measured(case, model, x, y, repeats)})
+            done = read_json(path)
+            made = rows(name, case, done)
             table += made
+            revisions.add(done["revision"])
             shown = "  ".join(
                 f"{row['metric']} {row['value']:.3g}"
                 for row in made
                 if row["metric"].startswith(("ratio", "memory:", "robust", "passes"))
             )
             print(f"{made[0]['case']}: {shown}", flush=True)
-    if not arguments.network and not arguments.attack:
-        found = audit.results(provenance("python benchmarks/attacks.py"), table, {})
+    if arguments.write or not (arguments.network or arguments.attack):
+        notes = provenance("python benchmarks/attacks.py")
+        notes["revision"] = ", ".join(sorted(revisions))
+        found: dict[str, Any] = audit.results(notes, table, {})
+        if missing:
+            found["missing"] = missing
         write_json(Path("results") / f"{NAME}.json", found)
         write_text(Path("docs/results") / f"{NAME}.md", sheet.page(found, NAME))
     if MISSING:
