@@ -29,7 +29,7 @@ test: $(VENV)/.installed-test
 # The peers that the benchmarks compare with. Without what they ask for: that would bring another
 # torch, or torchvision, which none of their attacks needs.
 bench: $(VENV)/.installed
-	$(PIP) gitpython numba six
+	$(PIP) gitpython multiprocess numba six
 	$(PIP) --no-deps adversarial-robustness-toolbox adv-lib eagerpy foolbox torchattacks
 
 docs: $(VENV)/.installed-test
