@@ -423,3 +423,19 @@ def test_a_step_that_asks_nothing_is_an_error_and_no_endless_search():
 def test_points_of_another_shape_are_not_spread_over_the_images():
     with pytest.raises(ValueError, match=r"x_adv of shape \(7, 1, 1, 1\): expected \(7, 1, 1, 2\)"):
         search(Broken(crops=True, steps=1), Watched(0.9), images(GAPS), zeros(8), noise_of(8))
+
+
+class Offset(nn.Module):
+    """Class 1 leads by what the first pixel has more than 1/2; both logits are about 5."""
+
+    def forward(self, x):
+        five = torch.full((len(x),), 5.0)
+        return torch.stack([five, five + (x.flatten(1)[:, 0] - 0.5)], dim=1)
+
+
+@pytest.mark.parametrize(("lead", "counts"), [(2e-6, False), (1e-3, True)])
+def test_the_nearest_image_leads_by_more_than_rounding(lead, counts):
+    x = torch.full((1, 1, 1, 2), 0.4)
+    oracle = Answers(Offset(), PGDL2(eps=1.0), x, zeros(1), nearest=True)
+    assert oracle.decide(torch.full((1, 1, 1, 2), 0.5 + lead)).tolist() == [True]
+    assert oracle.reached.tolist() == [counts]

@@ -18,6 +18,7 @@ from bezoar.geometry import DISTANCES, wide
 from bezoar.seeds import Noise, subkeys
 
 ROUNDING = 1e-6  # of a distance in float32, in pixel units
+CLEAR = 1e-5  # of the largest logit: a lead that another order of sums cannot turn over
 DRAWS = 20  # of a random classifier, for each answer; as arXiv:2003.01690, section 6
 
 
@@ -142,10 +143,13 @@ class Answers:
         self.fooled = self.goal.reached(logits)
         if self._ledger.nearest and (self._keys is not None or self._draws > 1):
             self.fooled = self._confirmed(x)
+        # The nearest image lies on the border, where the copy that is attacked and the classifier
+        # that judges may round to different classes.
+        found = self.fooled & _clear(logits) if self._ledger.nearest else self.fooled
         if self._rows is None:
-            self._ledger.enter(x, self.fooled)
+            self._ledger.enter(x, found)
         else:
-            self._ledger.enter_some(x, self.fooled, self._rows)
+            self._ledger.enter_some(x, found, self._rows)
 
     def _confirmed(self, x: Tensor) -> Tensor:
         """Which of the points that fooled do so in fresh draws."""
@@ -172,6 +176,12 @@ def _slope(value: Tensor, point: Tensor, *, again: bool = False) -> Tensor:
     if not value.requires_grad:
         return torch.zeros_like(point)
     return torch.autograd.grad(value, point, retain_graph=again, materialize_grads=True)[0]
+
+
+def _clear(logits: Tensor) -> Tensor:
+    """Whether the first class leads by more than rounding, ``(N,)`` bool."""
+    first, second = logits.topk(2, dim=1).values.unbind(dim=1)
+    return ~(first - second <= CLEAR * logits.abs().amax(dim=1))  # also where one is not finite
 
 
 def _mean(draws: list[Tensor]) -> Tensor:
