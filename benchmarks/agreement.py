@@ -11,13 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from networks import SEED, network
+from networks import PAGES, RESULTS, SEED, network
 from peers import MISSING, of_foolbox, of_torchattacks, present
 
 from bezoar import attacks, audit
 from bezoar.attacks import Untargeted
 from bezoar.attacks.engine import perturb
-from bezoar.files import write_json, write_text
 from bezoar.referee import name_of
 from bezoar.report import sheet
 from bezoar.runs import provenance
@@ -79,8 +78,7 @@ def main() -> None:
             table.append({**row, "n": len(x)})
             print(f"{case}: {row['metric']} {largest:.3g}", flush=True)
     results = audit.results(provenance("python benchmarks/agreement.py"), table, {})
-    write_json(Path("results") / f"{NAME}.json", results)
-    write_text(Path("docs/results") / f"{NAME}.md", sheet.page(results, NAME))
+    sheet.write(results, NAME, RESULTS, PAGES)
     if MISSING:
         print(f"peers that are not installed: {', '.join(MISSING)}")
 

@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from networks import FOLDER, NETWORKS, SEED, network
+from networks import FOLDER, NETWORKS, PAGES, RESULTS, SEED, network
 from peers import (
     MISSING,
     Peer,
@@ -46,7 +46,7 @@ from bezoar import audit
 from bezoar.attacks import PGD, Attack, AutoAttack, Untargeted
 from bezoar.attacks.engine import perturb, search
 from bezoar.classifier import prepare
-from bezoar.files import read_json, write_json, write_text
+from bezoar.files import read_json, write_json
 from bezoar.referee import name_of
 from bezoar.report import sheet
 from bezoar.results import Rate
@@ -140,7 +140,7 @@ def floor(model: nn.Module, x: Tensor, y: Tensor, steps: int) -> Tensor:
     return x
 
 
-def measured(case: Case, model: nn.Module, x: Tensor, y: Tensor, repeats: int) -> dict[str, object]:
+def measured(case: Case, model: nn.Module, x: Tensor, y: Tensor, repeats: int) -> dict[str, Any]:
     """Seconds, peak memory and robust images of all contestants."""
     noise = Noise.first(SEED, "benchmark", np.arange(len(x)))
 
@@ -186,7 +186,7 @@ def _grown(run: Run) -> tuple[float, Tensor]:
     """By how many bytes the process grew at most while something ran, and what came out."""
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)  # what earlier runs left behind is no part of it
-    status, before = Path("/proc/self/status"), 0.0
+    status = Path("/proc/self/status")
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts again
     before = _kilobytes(status, "VmRSS")
     found = run()
@@ -198,11 +198,10 @@ def _kilobytes(status: Path, name: str) -> float:
     return float(line.split()[1])
 
 
-def rows(name: str, case: Case, cell: dict[str, dict[str, object]]) -> list[audit.Row]:
+def rows(name: str, case: Case, cell: dict[str, Any]) -> list[audit.Row]:
     """The rows of a case."""
     label = f"{name} {name_of(case.ours)} {case.regime}"
-    count = cell["count"]
-    seconds = {key: statistics.median(value) for key, value in cell["seconds"].items()}  # type: ignore[arg-type]
+    seconds = {key: statistics.median(value) for key, value in cell["seconds"].items()}
     peers = [key for key in seconds if key not in ("", "floor")]
     metrics = {"seconds": seconds[""], "passes": cell["passes"]}
     metrics |= {f"seconds:{key}": value for key, value in seconds.items() if key}
@@ -210,10 +209,10 @@ def rows(name: str, case: Case, cell: dict[str, dict[str, object]]) -> list[audi
     metrics["ratio:fastest"] = min(seconds[key] for key in peers) / seconds[""]
     memory = cell["memory"]
     metrics["memory"] = memory[""]
-    metrics |= {f"memory:{key}": memory[key] / memory[""] for key in peers}  # type: ignore[operator]
-    made = [audit.number_row(label, SEED, key, float(v)) for key, v in metrics.items()]  # type: ignore[arg-type]
+    metrics |= {f"memory:{key}": memory[key] / memory[""] for key in peers}
+    made = [audit.number_row(label, SEED, key, value) for key, value in metrics.items()]
     for key in ["", *peers]:
-        rate = Rate(int(cell["standing"][key]), int(count))  # type: ignore[call-overload]
+        rate = Rate(cell["standing"][key], cell["count"])
         metric = f"robust{':' if key else ''}{key}@{case.ours.eps:.3g}"
         made.append(audit.rate_row(label, SEED, metric, rate))
     return made
@@ -268,8 +267,7 @@ def main() -> None:
         found: dict[str, Any] = audit.results(notes, table, {})
         if missing:
             found["missing"] = missing
-        write_json(Path("results") / f"{NAME}.json", found)
-        write_text(Path("docs/results") / f"{NAME}.md", sheet.page(found, NAME))
+        sheet.write(found, NAME, RESULTS, PAGES)
     if MISSING:
         print(f"peers that are not installed: {', '.join(MISSING)}")
 

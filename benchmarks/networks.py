@@ -18,6 +18,7 @@ from bezoar.runs import FileSnapshot
 from bezoar.training import Training
 
 FOLDER = Path("runs/benchmarks")
+RESULTS, PAGES = Path("results"), Path("docs/results")
 SEED = 0
 
 

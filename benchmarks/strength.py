@@ -22,9 +22,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from networks import FOLDER, NETWORKS, SEED, network
+from networks import FOLDER, NETWORKS, PAGES, RESULTS, SEED, network
 from numpy.typing import NDArray
 from peers import (
+    LONG,
     MISSING,
     Peer,
     in_turn_torchattacks,
@@ -38,7 +39,7 @@ from torch import Tensor, nn
 
 from bezoar import attacks, audit
 from bezoar.attacks import Attack
-from bezoar.files import read_json, write_json, write_text
+from bezoar.files import read_json, write_json
 from bezoar.geometry import DISTANCES
 from bezoar.referee import name_of
 from bezoar.report import sheet
@@ -206,9 +207,6 @@ def _auto(radii: Radii, counts: Counts) -> Iterator[Cell]:
         yield Cell(standard, peers, n if n >= 1000 and norm == "linf" else counts.black_box)
     sparse = {"adv-lib": of_advlib("apgd", eps=radii.l1, norm=1, loss_function="ce")}
     yield Cell(attacks.APGDL1(eps=radii.l1), sparse, n)
-
-
-LONG = {"linf": "Linf", "l2": "L2"}
 
 
 def _torchattacks(attack: str, norm: str, eps: float, **more: Any) -> Peer:
@@ -443,8 +441,7 @@ def main() -> None:
         table_of = audit.results(notes, table, {})
         if missing:
             table_of["missing"] = missing
-        write_json(Path("results") / f"{NAME}.json", table_of)
-        write_text(Path("docs/results") / f"{NAME}.md", sheet.page(table_of, NAME))
+        sheet.write(table_of, NAME, RESULTS, PAGES)
     if MISSING:
         print(f"peers that are not installed: {', '.join(MISSING)}")
 

@@ -19,12 +19,12 @@ import math
 import time
 from collections.abc import Callable
 from copy import deepcopy
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from networks import PAGES, RESULTS
 from scipy.fft import dctn, idctn
 from torch import Tensor, nn
 
@@ -32,7 +32,6 @@ from bezoar import audit, data, models
 from bezoar.attacks import PGD, PGDL2, Attack
 from bezoar.data.imageset import DataSet, ImageSet
 from bezoar.demo import CURVE, EPS
-from bezoar.files import write_json, write_text
 from bezoar.referee import measure
 from bezoar.repairs import Correct, Evidence, Stop
 from bezoar.report import sheet
@@ -506,8 +505,7 @@ def main() -> None:
         rate = Rate(flagged, len(networks))
         table.append(audit.rate_row(f"all {kind}", SEED, "flagged", rate))
     results = audit.results(provenance("python benchmarks/zoo.py"), table, warnings)
-    write_json(Path("results") / f"{NAME}.json", results)
-    write_text(Path("docs/results") / f"{NAME}.md", sheet.page(results, NAME))
+    sheet.write(results, NAME, RESULTS, PAGES)
 
 
 if __name__ == "__main__":

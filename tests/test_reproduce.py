@@ -166,9 +166,8 @@ def test_a_second_run_computes_nothing(done, monkeypatch):
 
 
 def test_the_page_is_that_of_the_table(done, tmp_path):
-    folder, results = done
-    recipe = reproduce.read(folder / "toy.toml")
-    data, page = reproduce.write(results, recipe, tmp_path / "results", tmp_path / "pages")
+    _, results = done
+    data, page = sheet.write(results, "toy", tmp_path / "results", tmp_path / "pages")
     assert json.loads(data.read_text()) == results
     assert page.read_text() == sheet.page(results, "toy")
     assert "| big none |" in page.read_text()

@@ -169,10 +169,8 @@ class Referee:
         self._attack, self._batch = attack, batch
         self._classifier, self._images, self._away_from = classifier, images, away_from
         self._prepared = classifiers.prepare(aim, probe)
-        attacked, judged = (
-            bool(classifiers.random_modules(network)) or classifiers.outputs_random(network, probe)
-            for network in (aim, classifier)
-        )
+        judged = _random(classifier, probe)
+        attacked = judged if aim is classifier else _random(aim, probe)
         self._draws = draws if attacked else 1
         # Where an image's logits depend on its neighbours, dropping some changes the others.
         one_shot = attack.steps <= 1 and attack.restarts == 1
@@ -265,6 +263,12 @@ class Referee:
 
     def __iter__(self) -> Iterator[tuple[Facts, NDArray[np.float32]]]:
         return (self.unit(k) for k in range(self.units))
+
+
+def _random(classifier: nn.Module, probe: Tensor) -> bool:
+    """Whether a classifier is random, by its own word or by what it does."""
+    declared = bool(classifiers.random_modules(classifier))
+    return declared or classifiers.outputs_random(classifier, probe)
 
 
 def _require_fitted(attack: Attack, images: ImageSet) -> None:

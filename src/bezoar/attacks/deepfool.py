@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from bezoar import checks
-from bezoar.attacks.protocol import Attack, Oracle
+from bezoar.attacks.protocol import Attack, Oracle, require_away
 from bezoar.geometry import DISTANCES, norms_l1, norms_l2, wide
 from bezoar.seeds import Noise
 
@@ -63,8 +63,7 @@ class DeepFool(Attack):
         checks.at_least("classes", self.classes, 2)
 
     def start(self, x: Tensor, oracle: Oracle, noise: Noise) -> Walk:
-        if oracle.goal.sign < 0:
-            raise ValueError("targeted goal: expected one that leads away from a class")
+        require_away(oracle.goal)
         logits = oracle.logits(x).scatter(1, oracle.goal.aim.unsqueeze(1), float("inf"))
         classes = logits.topk(min(self.classes, logits.shape[1]), dim=1).indices
         return Walk(x, x, torch.zeros_like(x), classes)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from bezoar import checks
-from bezoar.attacks.protocol import Attack, Oracle
+from bezoar.attacks.protocol import Attack, Oracle, require_away
 from bezoar.geometry import linf_radius, norms_l1, norms_l2, norms_linf, onto_plane, wide
 from bezoar.seeds import Noise
 
@@ -79,8 +79,7 @@ class FAB(Attack):
             raise ValueError(f"restarts={self.restarts!r}: {expected}")
 
     def start(self, x: Tensor, oracle: Oracle, noise: Noise) -> Borders:
-        if oracle.goal.sign < 0:
-            raise ValueError("targeted goal: expected one that leads away from a class")
+        require_away(oracle.goal)
         # The class to leave comes first, whatever its logit.
         logits = oracle.logits(x).scatter(1, oracle.goal.aim.unsqueeze(1), float("inf"))
         return Borders(self._begun(x, noise), x, logits.argsort(dim=1, descending=True))

@@ -121,8 +121,7 @@ class GeoDA(Attack):
         return Walk(x_adv, x, state.age + 1, state.key, state.drawn + count)
 
     def best(self, state: Walk) -> Tensor:
-        inside = DISTANCES[self.norm](state.x_adv, state.x) <= self.eps
-        return torch.where(wide(inside), state.x_adv, state.x)
+        return state.x_adv
 
     def _smooth(self, u: Tensor) -> Tensor:
         """What the low frequencies hold of random directions, with norm 1 again."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from bezoar import checks
-from bezoar.attacks.protocol import Attack, Ball, Goal, Oracle
+from bezoar.attacks.protocol import Attack, Ball, Goal, Oracle, require_away
 from bezoar.geometry import direction_l2, l2_distance, norms_l2, wide
 from bezoar.seeds import Noise
 
@@ -43,8 +43,7 @@ class NewtonFool(Attack):
         checks.in_range("eta", self.eta, 0)
 
     def start(self, x: Tensor, oracle: Oracle, noise: Noise) -> Ball:
-        if oracle.goal.sign < 0:
-            raise ValueError("targeted goal: expected one that leads away from a class")
+        require_away(oracle.goal)
         return Ball(x, x)
 
     def step(self, state: Ball, oracle: Oracle) -> Ball:

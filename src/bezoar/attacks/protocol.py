@@ -110,6 +110,16 @@ class Oracle(Protocol):
         """
 
 
+def require_away(goal: Goal) -> None:
+    """Require a goal that leads away from a class.
+
+    Raises:
+        ValueError: it leads to one, for which the attack is not made.
+    """
+    if goal.sign < 0:
+        raise ValueError("targeted goal: expected one that leads away from a class")
+
+
 def rivals(oracle: Oracle, x: Tensor, ranks: Tensor) -> Tensor:
     """The wrong class with the highest logit at ``x`` (rank 0), or the next ones, ``(N,)`` int64.
 
@@ -118,8 +128,7 @@ def rivals(oracle: Oracle, x: Tensor, ranks: Tensor) -> Tensor:
     Raises:
         ValueError: the goal is one class; then there is none to choose.
     """
-    if oracle.goal.sign < 0:
-        raise ValueError("targeted goal: expected one that leads away from a class")
+    require_away(oracle.goal)
     logits = oracle.logits(x).scatter(1, oracle.goal.aim.unsqueeze(1), -float("inf"))
     order = logits.argsort(dim=1, descending=True, stable=True)
     return order.gather(1, (ranks % (logits.shape[1] - 1)).unsqueeze(1)).squeeze(1)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bezoar import checks
-from bezoar.attacks.protocol import Attack, Ball, Learnt, Oracle, kept
+from bezoar.attacks.protocol import Attack, Ball, Learnt, Oracle, kept, require_away
 from bezoar.classifier import device_of, prepare
 from bezoar.data.imageset import ImageSet
 from bezoar.geometry import ASCENTS, linf_radius, shorten_l2, shorten_linf
@@ -87,8 +87,7 @@ class Universal(Attack):
         return replace(self, learnt=Learnt(images.name, {"change": change.cpu()}))
 
     def start(self, x: Tensor, oracle: Oracle, noise: Noise) -> Ball:
-        if oracle.goal.sign < 0:
-            raise ValueError("targeted goal: expected one that leads away from a class")
+        require_away(oracle.goal)
         _, project = ASCENTS[self.norm]
         return Ball(project(x + kept(self, "change", x), x, self._radius), x)
 

@@ -46,6 +46,7 @@ def reproduce(
     from bezoar import recipes
     from bezoar import reproduce as reproduction
     from bezoar.cli import screen, subject
+    from bezoar.report import sheet
     from bezoar.runs import provenance
 
     subject.threads(threads)
@@ -68,5 +69,5 @@ def reproduce(
     if table is None:
         print("this part is done; the table is written without --network and --seed")
         return
-    for path in reproduction.write(table, recipe, results, pages):
+    for path in sheet.write(table, recipe.name, results, pages):
         print(path)

@@ -2,8 +2,10 @@
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from bezoar.files import write_json, write_text
 from bezoar.report import tables
 from bezoar.report.tables import Row, shown
 
@@ -24,6 +26,15 @@ SECTIONS = (
     ("Validation", ("validation:",)),
     ("Cost", ("passes", "seconds", "rounds", "added", "removed")),
 )
+
+
+def write(table: Mapping[str, Any], name: str, results: Path, pages: Path) -> list[Path]:
+    """Write the results file and the page that is rendered from it; return both."""
+    text = page(table, name)
+    paths = [results / f"{name}.json", pages / f"{name}.md"]
+    write_json(paths[0], table)
+    write_text(paths[1], text)
+    return paths
 
 
 def page(results: Mapping[str, Any], name: str) -> str:

@@ -16,11 +16,10 @@ from bezoar import audit, checkpoints, checks, data, models, recipes
 from bezoar.attacks import FGSM, PGD, Attack
 from bezoar.costs import Meter
 from bezoar.data.imageset import DataSet, ImageSet
-from bezoar.files import read_json, replacing, write_json, write_text
+from bezoar.files import read_json, replacing, write_json
 from bezoar.fit import Progress, silent
 from bezoar.referee import measure, metric_of
 from bezoar.repairs import Evidence, Repair
-from bezoar.report import sheet, tables
 from bezoar.reproduce.recipe import Case, Network, Recipe, Size, merged, network_of
 from bezoar.results import Rate
 from bezoar.runs import Run
@@ -336,15 +335,6 @@ class Reproduction:
         )
         judged = f"validation:{metric_of(self.judge)}"
         return [*found, audit.rate_row(name, seed, judged, validation)]
-
-
-def write(table: dict[str, Any], recipe: Recipe, results: Path, pages: Path) -> list[Path]:
-    """Write the results file and the page that is rendered from it."""
-    tables.validate(table)
-    paths = [results / f"{recipe.name}.json", pages / f"{recipe.name}.md"]
-    write_json(paths[0], table)
-    write_text(paths[1], sheet.page(table, recipe.name))
-    return paths
 
 
 def best_of(records: Sequence[Mapping[str, Any]], target: float) -> int:
