@@ -13,7 +13,9 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 Peer = Callable[[nn.Module, Tensor, Tensor], Tensor]
@@ -45,6 +47,8 @@ def _module(name: str, *, absent: tuple[str, ...] = ()) -> Any:
 
 foolbox = _module("foolbox")
 torchattacks = _module("torchattacks")
+if not hasattr(np, "mat"):  # ART's GeoDA still asks for what NumPy 2 left out
+    vars(np)["mat"] = np.asmatrix
 art = _module("art.attacks.evasion")
 # adv-lib wants torchvision for a perceptual distance and visdom for live plots.
 advlib = _module("adv_lib.attacks", absent=("torchvision", "torchvision.models", "visdom"))
@@ -111,14 +115,15 @@ def _estimator(network: nn.Module, x: Tensor) -> Any:
     )
 
 
-def of_art(name: str, *, probabilities: bool = False, **settings: Any) -> Peer:
-    """An attack of ART; some of them want a network that ends in a softmax."""
+def of_art(name: str, *, one_hot: bool = False, **settings: Any) -> Peer:
+    """An attack of ART; SimBA wants a network that ends in a softmax, and one-hot classes."""
 
     def run(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        if probabilities:
+        if one_hot:
             network = nn.Sequential(network, nn.Softmax(dim=1)).eval()
         attack = getattr(art, name)(_estimator(network, x), **settings)
-        return torch.from_numpy(attack.generate(x.numpy(), y.numpy()))
+        classes = F.one_hot(y, CLASSES) if one_hot else y
+        return torch.from_numpy(attack.generate(x.numpy(), classes.numpy()))
 
     return run
 

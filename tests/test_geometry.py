@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from bezoar.geometry import (
     DISTANCES,
+    chosen,
     direction_l2,
     l2_distance,
     linf_distance,
@@ -12,6 +13,7 @@ from bezoar.geometry import (
     norms_l2,
     project_l2,
     project_linf,
+    wide,
 )
 from bezoar.seeds import generator
 
@@ -96,3 +98,21 @@ def test_a_direction_has_length_1_however_small_the_gradient(seed, power):
 def test_nothing_has_no_direction():
     change = torch.zeros(1, 1, 2, 2)
     assert torch.equal(direction_l2(change), change)
+
+
+class TestChosen:
+    def test_is_a_choice_to_the_bit(self):
+        draw = generator(0, "chosen")
+        a, b = (
+            torch.randn(50, 3, 4, 5, generator=draw)
+            * 10 ** torch.randint(-30, 30, (50, 1, 1, 1), generator=draw).float()
+            for _ in range(2)
+        )
+        a = a.where(a.abs() < 1e30, 1.0)
+        which = torch.rand(50, generator=draw) < 0.5
+        assert torch.equal(chosen(which, a, b), torch.where(wide(which), a, b))
+
+    def test_takes_a_choice_of_pixels_too(self):
+        a, b = torch.full((2, 3, 2, 2), 0.1), torch.full((2, 3, 2, 2), 0.7)
+        which = torch.tensor([[True, False], [False, True]]).expand(2, 1, 2, 2)
+        assert torch.equal(chosen(which, a, b), torch.where(which, a, b))

@@ -74,28 +74,44 @@ def onto_plane(x: Tensor, normal: Tensor, offset: Tensor, norm: str) -> Tensor:
     missing = offset - (w * flat).sum(dim=1)
     along = w.sign() * missing.sign()[:, None]
     size = w.abs()
-    speed = torch.ones_like(size) if norm == "linf" else size
-    room = torch.where(along > 0, 1 - flat, flat)  # how far each pixel can go
-    ends = room / speed.clamp(min=1e-30)  # and when it stops
+    # How far each pixel can go, and when it stops. In float32, as bool tensors are slow on a CPU.
+    room = torch.lerp(flat, 1 - flat, (along > 0).to(flat))
+    ends = room if norm == "linf" else room / size.clamp(min=1e-30)
     # What is gained by a time is concave: Newton's method never leads beyond the time looked for,
     # and is there when no further pixel stops on the way; after a few rounds, without sorting.
-    gain, most, missing = size * speed, size * room, missing.abs()
+    gain, most, missing = size if norm == "linf" else size * size, size * room, missing.abs()
     took = missing.new_zeros(missing.shape)
-    going = room > 0
+    going = (room > 0).to(flat)
     for _ in range(w.shape[1]):
-        rate, stopped = (gain * going).sum(dim=1), (most * ~going).sum(dim=1)
+        rate, stopped = (gain * going).sum(dim=1), (most - most * going).sum(dim=1)
         took = torch.maximum(took, (missing - stopped) / rate.clamp(min=1e-30))
-        still = going & (ends > took[:, None])
+        still = going * (ends > took[:, None]).to(flat)
         if torch.equal(still, going):
             break
         going = still
     took = took[:, None]
-    return (flat + along * torch.minimum(took * speed, room)).reshape(x.shape).clamp(0, 1)
+    pace = took if norm == "linf" else took * size
+    return (flat + along * torch.minimum(pace, room)).reshape(x.shape).clamp(0, 1)
 
 
 def wide(each: Tensor) -> Tensor:
     """One number an image, ``(N,)``, in the shape that goes with images, ``(N, 1, 1, 1)``."""
     return each.reshape(-1, 1, 1, 1)
+
+
+def chosen(which: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """The images of ``a`` where ``which`` is true, those of ``b`` elsewhere, to the bit.
+
+    As ``torch.where``, for numbers that are finite: at the weights 0 and 1 ``lerp`` is exact. On a
+    CPU it was seen to take a seventh of the time.
+
+    Args:
+        which: bool ``(N,)``, or what broadcasts to images.
+        a: images ``(N, C, H, W)``.
+        b: images of the same shape.
+    """
+    weight = wide(which) if which.ndim == 1 else which
+    return torch.lerp(b, a, weight.to(b.dtype))
 
 
 def linf_radius(eps: float) -> float:

@@ -363,7 +363,7 @@ class TestDraws:
         assert often.float().mean() < 0.1
         found = search(PGD(eps=0, steps=30), Coin(), x, goal, noise, draws=20)  # not one of 30
         assert (found.first_success >= 0).float().mean() < 0.1
-        nearest = Answers(Coin(), FMN(), x, goal, nearest=True, keys=keys)
+        nearest = Answers(Coin(), FMN(), x, goal, keep="nearest", keys=keys)
         assert 0.04 < nearest.decide(x).float().mean() < 0.16  # fresh draws agree: 0.3 squared
 
     @pytest.mark.parametrize("attack", [PGD(eps=0.15, steps=6), Square(eps=0.15, steps=6)])

@@ -98,7 +98,7 @@ def test_a_gradient_that_is_zero_leads_nowhere_beyond_the_ball(norm, problem):
 
 
 def started(attack, blocks, images):
-    oracle = Answers(blocks, attack, images, ONES, nearest=True)
+    oracle = Answers(blocks, attack, images, ONES, keep="nearest")
     return oracle, attack.start(images, oracle, NOISE)
 
 

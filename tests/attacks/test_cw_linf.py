@@ -49,7 +49,7 @@ def test_is_the_loop_of_the_paper(convnet, batch):
     model, x = convnet.double().requires_grad_(False), batch[0].double()
     y = model(x).argmax(dim=1)
     attack = CWLinf(steps=60, iterations=7, lr=0.1, c=0.5)
-    oracle = Answers(model, attack, x, Untargeted(y), nearest=True)
+    oracle = Answers(model, attack, x, Untargeted(y), keep="nearest")
     states = [attack.start(x, oracle, NOISE)]
     for _ in range(59):
         states.append(attack.step(states[-1], oracle))

@@ -87,7 +87,7 @@ def test_in_a_ball_it_finds_what_lies_in_it(attack, plane, images, least):
 @pytest.mark.parametrize("attack", ALL, ids=repr)
 def test_asks_for_decisions_only(attack, plane, images):
     attack = replace(attack, steps=3)
-    answers = Answers(plane, attack, images, ONES, nearest=True)
+    answers = Answers(plane, attack, images, ONES, keep="nearest")
     oracle = DecisionsOnly(answers)
     state = attack.start(images, oracle, NOISE)
     for _ in range(attack.steps):

@@ -38,7 +38,7 @@ def test_is_the_loop_of_the_paper(convnet, batch):
     model, x = convnet.double().requires_grad_(False), batch[0].double()
     y = model(x).argmax(dim=1)
     attack = EAD(steps=20, searches=1, c=3.0, beta=0.02, lr=0.1)
-    oracle = Answers(model, attack, x, Untargeted(y), nearest=True)
+    oracle = Answers(model, attack, x, Untargeted(y), keep="nearest")
     states = [attack.start(x, oracle, NOISE)]
     for _ in range(20):
         states.append(attack.step(states[-1], oracle))

@@ -268,6 +268,15 @@ class TestOracle:
             oracle.fooling, torch.stack([points[1][0], points[0][1], points[0][2]])
         )
 
+    def test_keeps_nothing_where_nothing_is_wanted(self):
+        x = images([0.1] * 3, 0.7)
+        oracle = Answers(Watched(0.7), PGD(eps=1), x, zeros(3), keep="none")
+        oracle.logits(images([0.1, -0.1, 0.1], 0.7))
+        assert oracle.fooled.tolist() == [False, True, False]
+        assert not oracle.reached.any()
+        assert torch.equal(oracle.fooling, x)
+        assert oracle.forward.tolist() == [1, 1, 1]
+
     def test_counts_no_point_outside_the_ball(self):
         oracle = Answers(Watched(0.9), PGD(eps=0.08), images([0.05] * 4), zeros(4))
         oracle.logits(images([-0.02, -0.04, 0.01, -0.2]))  # 0.07, 0.09, 0.04 and 0.25 away
@@ -299,27 +308,25 @@ class TestOracleOfSome:
     ROWS = torch.tensor([1, 0, 0, 1, 0])
     GAPS = (0.01, -0.04, -0.02, -0.03, -0.02)
 
-    def asked(self, *, nearest, eps=1.0):
+    def asked(self, *, keep, eps=1.0):
         # Named by their order, so that the name is a change of at most 4 / 64 as well.
-        whole = Answers(
-            Watched(0.7), PGDL2(eps=eps), images([0.1] * 3, 0.7), zeros(3), nearest=nearest
-        )
+        whole = Answers(Watched(0.7), PGDL2(eps=eps), images([0.1] * 3, 0.7), zeros(3), keep=keep)
         part = whole.of(self.ROWS)
         return whole, part, part.logits(images(self.GAPS, 0.7))
 
     def test_answers_for_every_point(self):
-        _, part, logits = self.asked(nearest=False)
+        _, part, logits = self.asked(keep="first")
         assert torch.equal(logits, Watched(0.7)(images(self.GAPS, 0.7)))
         assert part.fooled.tolist() == [False, True, True, True, True]
 
     def test_counts_the_passes_for_the_images(self):
-        whole, part, _ = self.asked(nearest=False)
+        whole, part, _ = self.asked(keep="first")
         part.gradient(images(self.GAPS, 0.7), cross_entropy)
         assert whole.forward.tolist() == [6, 4, 0]
         assert whole.backward.tolist() == [3, 2, 0]
 
     def test_keeps_the_first_of_several_points_of_an_image(self):
-        whole, _, _ = self.asked(nearest=False)
+        whole, _, _ = self.asked(keep="first")
         assert whole.reached.tolist() == [True, True, False]
         points = images(self.GAPS, 0.7)
         assert torch.equal(whole.fooling[:2], points[[1, 3]])
@@ -328,7 +335,7 @@ class TestOracleOfSome:
         assert torch.equal(whole.fooling[:2], points[[1, 3]])
 
     def test_or_the_nearest_where_that_is_asked_for(self):
-        whole, _, _ = self.asked(nearest=True)
+        whole, _, _ = self.asked(keep="nearest")
         points = images(self.GAPS, 0.7)
         assert torch.equal(whole.fooling[:2], points[[2, 3]])
         farther, nearer = images([-0.09], 0.7), images([-0.001], 0.7)
@@ -338,11 +345,11 @@ class TestOracleOfSome:
         assert torch.equal(whole.fooling[0], nearer[0])
 
     def test_counts_no_point_outside_the_ball(self):
-        whole, _, _ = self.asked(nearest=False, eps=0.13)
+        whole, _, _ = self.asked(keep="first", eps=0.13)
         assert whole.reached.tolist() == [True, False, False]
 
     def test_asks_about_some_of_some(self):
-        whole, part, _ = self.asked(nearest=False)
+        whole, part, _ = self.asked(keep="first")
         part.of(torch.tensor([3, 4, 4])).decide(images([0.1] * 3, 0.7))
         assert whole.forward.tolist() == [5, 3, 0]
 
@@ -436,6 +443,6 @@ class Offset(nn.Module):
 @pytest.mark.parametrize(("lead", "counts"), [(2e-6, False), (1e-3, True)])
 def test_the_nearest_image_leads_by_more_than_rounding(lead, counts):
     x = torch.full((1, 1, 1, 2), 0.4)
-    oracle = Answers(Offset(), PGDL2(eps=1.0), x, zeros(1), nearest=True)
+    oracle = Answers(Offset(), PGDL2(eps=1.0), x, zeros(1), keep="nearest")
     assert oracle.decide(torch.full((1, 1, 1, 2), 0.5 + lead)).tolist() == [True]
     assert oracle.reached.tolist() == [counts]

@@ -148,7 +148,7 @@ def test_deepfool_needs_one_step_where_the_border_is_a_plane(blocks, images):
 
 def test_in_l0_the_ball_is_whole_and_never_rests(blocks, images):
     attack = FMN(norm="l0", steps=20)
-    oracle = Answers(blocks, attack, images, ONES, nearest=True)
+    oracle = Answers(blocks, attack, images, ONES, keep="nearest")
     states = [attack.start(images, oracle, NOISE)]
     for _ in range(20):
         states.append(attack.step(states[-1], oracle))
@@ -162,7 +162,7 @@ def test_in_l0_the_ball_is_whole_and_never_rests(blocks, images):
 
 class TestShrink:
     def test_keeps_the_nearest_of_all_that_was_asked(self, blocks, images):
-        oracle = Answers(blocks, FMN(), images, ONES, nearest=True)
+        oracle = Answers(blocks, FMN(), images, ONES, keep="nearest")
         towards = blocks[1].weight[0] - blocks[1].weight[1]
         step = towards.sign().reshape(1, 3, 4)
         for size in (0.3, 0.19, 0.25, 0.1):

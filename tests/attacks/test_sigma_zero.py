@@ -45,7 +45,7 @@ def test_is_the_loop_of_the_paper(convnet, batch):
     model, x = convnet.double(), batch[0].double()
     y = model(x).argmax(dim=1)
     attack = SigmaZero(steps=12, sigma=0.01, threshold=0.2, threshold_step=0.05)
-    oracle = Answers(model.requires_grad_(False), attack, x, Untargeted(y), nearest=True)
+    oracle = Answers(model.requires_grad_(False), attack, x, Untargeted(y), keep="nearest")
     states = [attack.start(x, oracle, noise_of(12))]
     for _ in range(12):
         states.append(attack.step(states[-1], oracle))

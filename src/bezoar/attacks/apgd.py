@@ -13,7 +13,7 @@ from bezoar import checks
 from bezoar.attacks.losses import LOSSES
 from bezoar.attacks.protocol import Attack, Oracle
 from bezoar.attacks.starts import in_ball
-from bezoar.geometry import ASCENTS, linf_radius, wide
+from bezoar.geometry import ASCENTS, chosen, linf_radius, wide
 from bezoar.seeds import Noise
 
 MOMENTUM = 0.75  # share of the new step, alpha in the paper
@@ -138,17 +138,17 @@ def advanced(s: Path, value: Tensor, gradient: Tensor, eps: float, norm: str, st
     radius = linf_radius(eps) if norm == "linf" else eps
     direction = ascent(gradient)
     higher = value > s.highest
-    top = torch.where(wide(higher), s.x_adv, s.top)
-    slope = torch.where(wide(higher), direction, s.slope)
+    top = chosen(higher, s.x_adv, s.top)
+    slope = chosen(higher, direction, s.slope)
     highest = torch.where(higher, value, s.highest)
     rises = s.rises + (value > s.value)
 
-    spans = torch.tensor(_spans(steps), device=value.device)[s.age]  # 0 where there is none
+    spans = _spans(steps, value.device)[s.age]  # 0 where there is none
     due = spans > 0
     stuck = due & ((rises < RHO * spans) | (~s.halved & (highest == s.before)))
     step_size = torch.where(stuck, s.step_size / 2, s.step_size)
-    here = torch.where(wide(stuck), top, s.x_adv)
-    along = torch.where(wide(stuck), slope, direction)
+    here = chosen(stuck, top, s.x_adv)
+    along = chosen(stuck, slope, direction)
 
     z = project(here + radius * wide(step_size) * along, s.x, radius)
     alpha = torch.where(s.age == 0, 1.0, MOMENTUM).to(value)
@@ -173,11 +173,11 @@ def advanced(s: Path, value: Tensor, gradient: Tensor, eps: float, norm: str, st
 
 
 @cache
-def _spans(steps: int) -> tuple[int, ...]:
+def _spans(steps: int, device: torch.device) -> Tensor:
     """For each age the number of steps since the last checkpoint if it is one, else 0."""
     shares = [0.0, 0.22]
     while shares[-1] < 1:
         shares.append(shares[-1] + max(shares[-1] - shares[-2] - 0.03, 0.06))
     ages = sorted({ceil(share * steps) for share in shares})
     spans = {age: age - before for before, age in pairwise(ages)}
-    return tuple(spans.get(age, 0) for age in range(steps))
+    return torch.tensor([spans.get(age, 0) for age in range(steps)], device=device)

@@ -10,7 +10,7 @@ from torch import Tensor
 from bezoar import checks
 from bezoar.attacks.losses import LOSSES
 from bezoar.attacks.protocol import Attack, Oracle
-from bezoar.geometry import l0_distance, project_l1, wide
+from bezoar.geometry import chosen, l0_distance, project_l1, wide
 from bezoar.seeds import Noise
 
 RADII = (3.0, 2.0, 1.0)  # of the ball in the three phases, in units of eps
@@ -100,8 +100,8 @@ class APGDL1(Attack):
         s = state
         value, gradient = oracle.gradient(s.x_adv, LOSSES[self.loss])
         higher = value > s.highest
-        top = torch.where(wide(higher), s.x_adv, s.top)
-        slope = torch.where(wide(higher), gradient, s.slope)
+        top = chosen(higher, s.x_adv, s.top)
+        slope = chosen(higher, gradient, s.slope)
 
         taken, every, radius = self._phase(s.age, s.x)
         due = (taken > 0) & (taken % every == 0)
@@ -110,14 +110,14 @@ class APGDL1(Attack):
         shorter = torch.where(due, (s.step_size / 1.5).clamp(min=0.1), s.step_size)
         step_size = torch.where(sparser, 1.0, shorter)
         changed = torch.where(due, of_top, s.changed)
-        here = torch.where(wide(sparser), top, s.x_adv)
-        along = torch.where(wide(sparser), slope, gradient)
+        here = chosen(sparser, top, s.x_adv)
+        along = chosen(sparser, slope, gradient)
         moved = here + radius * wide(step_size) * _sparse_sign(along, here, changed / 1.5)
 
         # Where the next phase begins, it does so at the best point of this one.
         taken, _, radius = self._phase(s.age + 1, s.x)
         begins = taken == 0
-        x_adv = project_l1(torch.where(wide(begins), top, moved), s.x, radius)
+        x_adv = project_l1(chosen(begins, top, moved), s.x, radius)
         return Sparse(
             x_adv=x_adv,
             x=s.x,

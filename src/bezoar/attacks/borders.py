@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from bezoar.attacks.protocol import Oracle
-from bezoar.geometry import DISTANCES, direction_l2, wide
+from bezoar.geometry import DISTANCES, chosen, direction_l2, wide
 from bezoar.seeds import hashed, hashed_normal
 
 HALVINGS = 20  # of a way; beyond that float32 tells no points apart
@@ -60,7 +60,7 @@ def to_border(x_adv: Tensor, x: Tensor, oracle: Oracle, norm: str, width: Tensor
         high[rows] = torch.where(fooled, middle, high[rows])
         low[rows] = torch.where(fooled, low[rows], middle)
     # Where no nearer point fooled it stays what it was, without rounding.
-    return torch.where(wide(high < 1), _between(x_adv, x, norm, high), x_adv)
+    return chosen(high < 1, _between(x_adv, x, norm, high), x_adv)
 
 
 def _between(x_adv: Tensor, x: Tensor, norm: str, share: Tensor) -> Tensor:

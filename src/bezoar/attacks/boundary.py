@@ -9,7 +9,7 @@ from torch import Tensor
 from bezoar import checks
 from bezoar.attacks.borders import first_fooling
 from bezoar.attacks.protocol import Attack, Oracle
-from bezoar.geometry import direction_l2, l2_distance, wide
+from bezoar.geometry import chosen, direction_l2, l2_distance, wide
 from bezoar.seeds import Noise, hashed_normal
 
 FACTOR = 1.1  # by which the steps adapt
@@ -99,4 +99,4 @@ class Boundary(Attack):
 
     def best(self, state: Walk) -> Tensor:
         inside = l2_distance(state.x_adv, state.x) <= self.eps
-        return torch.where(wide(inside), state.x_adv, state.x)
+        return chosen(inside, state.x_adv, state.x)

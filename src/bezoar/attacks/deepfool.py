@@ -8,7 +8,7 @@ from torch import Tensor
 
 from bezoar import checks
 from bezoar.attacks.protocol import Attack, Oracle, require_away
-from bezoar.geometry import DISTANCES, norms_l1, norms_l2, wide
+from bezoar.geometry import DISTANCES, chosen, norms_l1, norms_l2, wide
 from bezoar.seeds import Noise
 
 NORMS = ("l2", "linf")
@@ -92,4 +92,4 @@ class DeepFool(Attack):
 
     def best(self, state: Walk) -> Tensor:
         inside = DISTANCES[self.norm](state.x_adv, state.x) <= self.eps
-        return torch.where(wide(inside), state.x_adv, state.x)
+        return chosen(inside, state.x_adv, state.x)

@@ -10,7 +10,7 @@ from bezoar import checks
 from bezoar.attacks.losses import cross_entropy
 from bezoar.attacks.mi_fgsm import Momentum, at_rest, moved
 from bezoar.attacks.protocol import Attack, Oracle
-from bezoar.geometry import wide
+from bezoar.geometry import chosen
 from bezoar.seeds import Noise, hashed
 
 
@@ -76,4 +76,4 @@ def _transformed(x: Tensor, draws: Tensor, p: float, smallest: float) -> Tensor:
     theta[:, :, 2] = -shift / scale[:, None]
     grid = F.affine_grid(theta, list(x.shape), align_corners=False)
     moved = F.grid_sample(x, grid, align_corners=False)
-    return torch.where(wide(scale < 1), moved, x)
+    return chosen(scale < 1, moved, x)

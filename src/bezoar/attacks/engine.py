@@ -83,7 +83,7 @@ def perturb(
         part, part_goal = x[rows].to(device), goal.take(rows.to(device))
         part_noise = noise.take(rows.numpy(), noise.draws[rows.numpy()])
         own = None if keys is None else keys[rows]
-        answers = Answers(classifier, attack, part, part_goal, keys=own, draws=draws)
+        answers = Answers(classifier, attack, part, part_goal, keep="none", keys=own, draws=draws)
         state = attack.start(part, answers, part_noise)
         for step in range(attack.steps):
             state = attack.step(state, answers)
@@ -122,7 +122,9 @@ def shrink(
     for rows in torch.arange(len(x)).split(batch):
         part, part_goal = x[rows].to(device), goal.take(rows.to(device))
         own = None if keys is None else keys[rows]
-        answers = Answers(classifier, attack, part, part_goal, nearest=True, keys=own, draws=draws)
+        answers = Answers(
+            classifier, attack, part, part_goal, keep="nearest", keys=own, draws=draws
+        )
         for restart in range(attack.restarts if starts is None else starts):
             fresh = noise.draws[rows.numpy()] + restart
             state = attack.start(part, answers, noise.take(rows.numpy(), fresh))

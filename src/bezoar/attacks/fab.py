@@ -9,7 +9,7 @@ from torch import Tensor
 
 from bezoar import checks
 from bezoar.attacks.protocol import Attack, Oracle, require_away
-from bezoar.geometry import linf_radius, norms_l1, norms_l2, norms_linf, onto_plane, wide
+from bezoar.geometry import chosen, linf_radius, norms_l1, norms_l2, norms_linf, onto_plane
 from bezoar.seeds import Noise
 
 ALPHA = 0.1  # largest share of the step that starts at the clean image
@@ -108,7 +108,7 @@ class FAB(Attack):
         change = (noise.uniform if linf else noise.normal)(x.shape[1:]).to(x)
         radius = linf_radius(self.eps) if linf else self.eps
         size = NORMS[self.norm][0](change).clamp(min=1e-12)
-        return torch.where(wide(again), (x + radius / 2 * change / size).clamp(0, 1), x)
+        return chosen(again, (x + radius / 2 * change / size).clamp(0, 1), x)
 
 
 def along_border(
@@ -132,4 +132,4 @@ def along_border(
     alpha = (length / (length + of_pull).clamp(min=1e-12)).clamp(max=ALPHA)
     moved = ((1 - alpha) * (here + ETA * step) + alpha * (x + ETA * pull)).clamp(0, 1)
     oracle.logits(moved)
-    return torch.where(wide(oracle.fooled), x + BETA * (moved - x), moved)
+    return chosen(oracle.fooled, x + BETA * (moved - x), moved)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from bezoar import checks
 from bezoar.attacks.protocol import Attack, Ball, Goal, Oracle, require_away
-from bezoar.geometry import direction_l2, l2_distance, norms_l2, wide
+from bezoar.geometry import chosen, direction_l2, l2_distance, norms_l2, wide
 from bezoar.seeds import Noise
 
 
@@ -52,12 +52,12 @@ class NewtonFool(Attack):
         # Of a gradient that is zero the direction is zero too.
         length = wide(above) / norms_l2(gradient).clamp(min=torch.finfo(above.dtype).tiny)
         moved = state.x_adv - torch.minimum(length, longest) * direction_l2(gradient)
-        x_adv = torch.where(wide(oracle.fooled), state.x_adv, moved.clamp(0, 1))
+        x_adv = chosen(oracle.fooled, state.x_adv, moved.clamp(0, 1))
         return state._replace(x_adv=x_adv)
 
     def best(self, state: Ball) -> Tensor:
         inside = l2_distance(state.x_adv, state.x) <= self.eps
-        return torch.where(wide(inside), state.x_adv, state.x)
+        return chosen(inside, state.x_adv, state.x)
 
 
 def above_chance(logits: Tensor, goal: Goal) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 from bezoar import checks
 from bezoar.attacks.losses import cross_entropy
 from bezoar.attacks.protocol import Attack, Oracle
-from bezoar.geometry import l0_distance, wide
+from bezoar.geometry import chosen, l0_distance
 from bezoar.seeds import Noise, hashed, hashed_normal
 
 WEIGHT = 0.5  # of the difference of two members
@@ -104,7 +104,7 @@ class OnePixel(Attack):
     def best(self, state: Population) -> Tensor:
         image = torch.arange(len(state.x), device=state.x.device)
         x_adv = _painted(state.x, state.genes[image, state.value.argmax(dim=1)])
-        return torch.where(wide(l0_distance(x_adv, state.x) <= self.eps), x_adv, state.x)
+        return chosen(l0_distance(x_adv, state.x) <= self.eps, x_adv, state.x)
 
 
 def _three(draw: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -8,17 +8,19 @@ arXiv:1802.00420, section 4.2): losses and gradients are means over the draws, t
 
 from copy import copy
 from dataclasses import replace
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from bezoar.attacks.protocol import Attack, Goal, Loss
 from bezoar.classifier import averaged, device_of, random_modules, reseeded
-from bezoar.geometry import DISTANCES, wide
+from bezoar.geometry import DISTANCES
 from bezoar.seeds import Noise, subkeys
 
 ROUNDING = 1e-6  # of a distance in float32, in pixel units
 CLEAR = 1e-5  # of the largest logit: a lead that another order of sums cannot turn over
+Keep = Literal["none", "first", "nearest"]
 DRAWS = 20  # of a random classifier, for each answer; as arXiv:2003.01690, section 6
 
 
@@ -30,7 +32,7 @@ class Answers:
         attack: its norm and eps say which images count.
         x: the clean images, ``(N, C, H, W)``.
         goal: what is wanted of them.
-        nearest: keep the nearest image that counts instead of the first.
+        keep: which of the images that count is kept.
         keys: of the noise of a random classifier, ``(N,)`` int64, see ``classifier_keys``.
         asked: forward passes spent on each image before, ``(N,)`` int64 on the CPU.
         draws: passes over which each answer is averaged.
@@ -43,16 +45,24 @@ class Answers:
         x: Tensor,
         goal: Goal,
         *,
-        nearest: bool = False,
+        keep: Keep = "first",
         keys: Tensor | None = None,
         asked: Tensor | None = None,
         draws: int = 1,
     ) -> None:
         self.goal, self._classifier = goal, classifier
         self._keys, self._asked, self._draws = keys, asked, draws
-        self._ledger = _Ledger(attack, x, nearest)
+        self._ledger = _Ledger(attack, x, keep)
         self._rows: Tensor | None = None  # of the ledger, None for all
-        self.fooled = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+        self._fooled = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+        self._unread: Tensor | None = None  # logits from which it follows
+
+    @property
+    def fooled(self) -> Tensor:
+        """Whether the images that were asked about last fool the classifier, ``(N,)`` bool."""
+        if self._unread is not None:
+            self._fooled, self._unread = self.goal.reached(self._unread), None
+        return self._fooled
 
     @property
     def fooling(self) -> Tensor:
@@ -122,7 +132,7 @@ class Answers:
     def of(self, rows: Tensor) -> "Answers":
         part = copy(self)
         part.goal = self.goal.take(rows)
-        part.fooled = self.fooled[rows]
+        part._fooled, part._unread = self.fooled[rows], None
         part._rows = rows if self._rows is None else self._rows[rows]
         part._keys = None if self._keys is None else self._keys[rows]
         return part
@@ -140,16 +150,17 @@ class Answers:
 
     def _note(self, x: Tensor, logits: Tensor, *, backward: int) -> None:
         self._ledger.charge(self._draws, backward * self._draws, self._rows)
-        self.fooled = self.goal.reached(logits)
-        if self._ledger.nearest and (self._keys is not None or self._draws > 1):
-            self.fooled = self._confirmed(x)
+        self._unread, keep = logits, self._ledger.keep
+        if keep == "none":
+            return
+        if keep == "first":
+            self._ledger.enter(x, self.fooled, self._rows)
+            return
+        if self._keys is not None or self._draws > 1:
+            self._fooled = self._confirmed(x)
         # The nearest image lies on the border, where the copy that is attacked and the classifier
         # that judges may round to different classes.
-        found = self.fooled & _clear(logits) if self._ledger.nearest else self.fooled
-        if self._rows is None:
-            self._ledger.enter(x, found)
-        else:
-            self._ledger.enter_some(x, found, self._rows)
+        self._ledger.enter(x, self.fooled & _clear(logits), self._rows)
 
     def _confirmed(self, x: Tensor) -> Tensor:
         """Which of the points that fooled do so in fresh draws."""
@@ -199,8 +210,8 @@ def _occurrence(rows: Tensor) -> Tensor:
 class _Ledger:
     """What was found and spent so far, an entry an image."""
 
-    def __init__(self, attack: Attack, x: Tensor, nearest: bool) -> None:
-        self.x, self.fooling, self.nearest = x, x, nearest
+    def __init__(self, attack: Attack, x: Tensor, keep: Keep) -> None:
+        self.x, self.fooling, self.keep = x, x, keep
         self.distance = DISTANCES[attack.norm]
         radius = torch.full((len(x),), attack.eps + ROUNDING, dtype=torch.float64, device=x.device)
         self.radius = radius.to(x.dtype)  # where it is too large for it, infinite
@@ -233,43 +244,36 @@ class _Ledger:
             self.forward += forward * times
             self.backward += backward * times
 
-    def enter(self, x: Tensor, fooled: Tensor) -> None:
-        """Note one point of every image."""
-        new = fooled if self.nearest else fooled & ~self.reached
-        if new.any():
-            distance = self.distance(x, self.x)
-            new = new & _in_box(x) & (distance <= self.radius)
-            if self.nearest:
-                self.radius = torch.where(new, distance, self.radius)
-            self.fooling = torch.where(wide(new), x, self.fooling)
-            self.reached = self.reached | new
-
-    def enter_some(self, x: Tensor, fooled: Tensor, rows: Tensor) -> None:
-        """Note points of some images: of several of one image the nearest, or the first."""
-        new = fooled if self.nearest else fooled & ~self.reached[rows]
-        if not new.any():
+    def enter(self, x: Tensor, fooled: Tensor, rows: Tensor | None) -> None:
+        """Note points of the images or of ``rows``: of several of one the nearest, or the first."""
+        reached = self.reached if rows is None else self.reached[rows]
+        # Few are new: nothing is computed over the others.
+        nearest = self.keep == "nearest"
+        new = (fooled if nearest else fooled & ~reached).nonzero().squeeze(1)
+        if not len(new):
             return
-        x, rows = x[new], rows[new]
+        x, rows = x[new], new if rows is None else rows[new]
         distance = self.distance(x, self.x[rows])
         counts = _in_box(x) & (distance <= self.radius[rows])
         x, rows, distance = x[counts], rows[counts], distance[counts]
-        if self.nearest:  # stable, so that of equals the first is taken
+        if nearest:  # stable, so that of equals the first is taken
             order = distance.argsort(stable=True)
             x, rows, distance = x[order], rows[order], distance[order]
         first = torch.full((len(self.x),), len(x), device=x.device)
         first.scatter_reduce_(0, rows, torch.arange(len(x), device=x.device), "amin")
-        found = first < len(x)
+        found = (first < len(x)).nonzero().squeeze(1)
         chosen = first[found]
-        fooling = self.fooling.clone()
-        fooling[found] = x[chosen]
-        self.fooling = fooling
-        if self.nearest:
+        if self.fooling is self.x:
+            self.fooling = self.x.clone()
+        self.fooling[found] = x[chosen]
+        self.reached[found] = True
+        if nearest:
             self.radius[found] = distance[chosen]
-        self.reached = self.reached | found
 
 
 def _all_zero(gradient: Tensor) -> Tensor:
-    return (gradient == 0).flatten(1).all(dim=1)
+    flat = gradient.flatten(1)
+    return (flat.amax(dim=1) == 0) & (flat.amin(dim=1) == 0)  # bool tensors reduce slowly
 
 
 def _finite(answer: Tensor) -> Tensor:
@@ -278,4 +282,5 @@ def _finite(answer: Tensor) -> Tensor:
 
 
 def _in_box(x: Tensor) -> Tensor:
-    return ((x >= 0) & (x <= 1)).flatten(1).all(dim=1)
+    flat = x.flatten(1)
+    return (flat.amin(dim=1) >= 0) & (flat.amax(dim=1) <= 1)  # bool tensors reduce slowly

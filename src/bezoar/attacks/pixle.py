@@ -9,7 +9,7 @@ from torch import Tensor
 from bezoar import checks
 from bezoar.attacks.losses import cross_entropy
 from bezoar.attacks.protocol import Attack, Oracle
-from bezoar.geometry import l0_distance, wide
+from bezoar.geometry import chosen, l0_distance
 from bezoar.seeds import Noise, hashed
 
 
@@ -74,14 +74,14 @@ class Pixle(Attack):
 
     def step(self, state: Found, oracle: Oracle) -> Found:
         s = state
-        on = torch.where(wide(s.age % self.tries == 0), s.top, s.x_adv)
+        on = chosen(s.age % self.tries == 0, s.top, s.x_adv)
         tried = self._rearranged(s, on)
         value = cross_entropy(oracle.logits(tried), oracle.goal)
         better = (value > s.value) & (l0_distance(tried, s.x) <= self.eps)
         return Found(
             x_adv=on,
             x=s.x,
-            top=torch.where(wide(better), tried, s.top),
+            top=chosen(better, tried, s.top),
             value=torch.where(better, value, s.value),
             age=s.age + 1,
             key=s.key,

@@ -9,7 +9,7 @@ from torch import Tensor
 from bezoar import checks
 from bezoar.attacks.borders import HALVINGS, poll, to_border
 from bezoar.attacks.protocol import Attack, Oracle
-from bezoar.geometry import direction_l2, l2_distance, wide
+from bezoar.geometry import chosen, direction_l2, l2_distance, wide
 from bezoar.seeds import Noise, hashed
 
 TRIALS = 10  # of longer steps, and of shorter ones
@@ -143,7 +143,7 @@ class SignOPT(Attack):
 
     def best(self, state: Walk) -> Tensor:
         inside = l2_distance(state.x_adv, state.x) <= self.eps
-        return torch.where(wide(inside), state.x_adv, state.x)
+        return chosen(inside, state.x_adv, state.x)
 
     def _share(self, x: Tensor) -> float:
         share: float = self.spread / 8 / x.shape[1:].numel() ** 0.5

@@ -9,7 +9,7 @@ from torch import Tensor
 from bezoar import checks
 from bezoar.attacks.losses import margin
 from bezoar.attacks.protocol import Attack, Oracle
-from bezoar.geometry import l2_distance, wide
+from bezoar.geometry import chosen, l2_distance
 from bezoar.seeds import Noise, hashed
 
 
@@ -64,9 +64,9 @@ class SimBA(Attack):
             found = margin(oracle.logits(tried), oracle.goal)
             better = found > value
             value = torch.where(better, found, value)
-            x = torch.where(wide(better), tried, x)
+            x = chosen(better, tried, x)
         return Found(x, state.x, value, state.age + 1, state.order)
 
     def best(self, state: Found) -> Tensor:
         inside = l2_distance(state.x_adv, state.x) <= self.eps
-        return torch.where(wide(inside), state.x_adv, state.x)
+        return chosen(inside, state.x_adv, state.x)

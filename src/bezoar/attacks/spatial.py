@@ -11,7 +11,7 @@ from torch import Tensor
 from bezoar import checks
 from bezoar.attacks.losses import margin
 from bezoar.attacks.protocol import Attack, Oracle
-from bezoar.geometry import l2_distance, wide
+from bezoar.geometry import chosen, l2_distance
 from bezoar.seeds import Noise, hashed
 
 
@@ -70,7 +70,7 @@ class Spatial(Attack):
         value = margin(oracle.logits(tried), oracle.goal)
         worse = (value > state.value) & (l2_distance(tried, state.x) <= self.eps)
         return Found(
-            torch.where(wide(worse), tried, state.x_adv),
+            chosen(worse, tried, state.x_adv),
             state.x,
             torch.where(worse, value, state.value),
             state.age + 1,

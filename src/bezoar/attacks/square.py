@@ -1,6 +1,7 @@
 """Square: random search over squares of pixels, for an attacker who sees the scores only."""
 
 from dataclasses import dataclass, field
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 from bezoar import checks
 from bezoar.attacks.losses import margin
 from bezoar.attacks.protocol import Attack, Oracle
-from bezoar.geometry import linf_radius, wide
+from bezoar.geometry import chosen, linf_radius, norms_linf
 from bezoar.seeds import Noise, hashed
 
 # Queries, of 10,000, after which the share of changed pixels is halved once more.
@@ -65,19 +66,19 @@ class Square(Attack):
         raised = hashed(key, age, (channels, 1, width)) >= 0.5
         eps = linf_radius(self.eps)
         low, high = (x - eps).clamp(0, 1), (x + eps).clamp(0, 1)
-        stripes = torch.where(raised, high, low)
+        stripes = chosen(raised, high, low)
         return Found(stripes, low, high, x.new_full((n,), -torch.inf), age, key)
 
     def step(self, state: Found, oracle: Oracle) -> Found:
         inside, raised = self._window(state)
-        changed = torch.where(raised, state.high, state.low)
-        same = wide(((changed == state.x_adv) | ~inside).flatten(1).all(dim=1))
-        changed = torch.where(raised ^ same, state.high, state.low)
-        tried = torch.where(inside, changed, state.x_adv)
+        tried = chosen(inside, chosen(raised, state.high, state.low), state.x_adv)
+        # An image that this would leave as it is gets the other signs.
+        raised = raised ^ (norms_linf(tried - state.x_adv) == 0)
+        tried = chosen(inside, chosen(raised, state.high, state.low), state.x_adv)
         value = margin(oracle.logits(tried), oracle.goal)
         better = value > state.value
         return state._replace(
-            x_adv=torch.where(wide(better), tried, state.x_adv),
+            x_adv=chosen(better, tried, state.x_adv),
             value=torch.where(better, value, state.value),
             age=state.age + 1,
         )
@@ -86,28 +87,34 @@ class Square(Attack):
         return state.x_adv
 
     def _window(self, state: Found) -> tuple[Tensor, Tensor]:
-        """Which pixels each image's query changes, ``(N, 1, H, W)``, and whether it raises them."""
+        """Which pixels each query changes, 1.0 or 0.0 ``(N, 1, H, W)``, and if it raises them."""
         _, channels, height, width = state.x_adv.shape
-        side = sides(self.p, state.age, self.steps, height * width).clamp(min=1)
+        side = sides(self.p, self.steps, height * width, state.age).clamp(min=1)
         side = torch.where(state.age == 0, 0, side)  # the first query is for the stripes
         draws = hashed(state.key, state.age + 1, (2 + channels,))
         rows = _within(draws[:, 0], side, height)
         columns = _within(draws[:, 1], side, width)
-        inside = rows[:, None, :, None] & columns[:, None, None, :]
+        inside = rows[:, None, :, None] * columns[:, None, None, :]
         return inside, draws[:, 2:, None, None] >= 0.5
 
 
-def sides(p: float, age: Tensor, steps: int, pixels: int) -> Tensor:
+def sides(p: float, steps: int, pixels: int, age: Tensor) -> Tensor:
     """Side of the window after ``age`` of ``steps`` queries, ``(N,)`` int64: it shrinks."""
-    asked = age * 10_000 // steps
-    late = asked[:, None] > torch.tensor(HALVINGS, device=age.device)
+    return _sides(p, steps, pixels, age.device)[age]
+
+
+@cache
+def _sides(p: float, steps: int, pixels: int, device: torch.device) -> Tensor:
+    """Side of the window of every query, ``(steps,)`` int64."""
+    asked = torch.arange(steps) * 10_000 // steps
+    late = asked[:, None] > torch.tensor(HALVINGS)
     share = p / 2.0 ** late.sum(dim=1)
-    return (share * pixels).sqrt().round().long()
+    return (share * pixels).sqrt().round().long().to(device)
 
 
 def _within(draw: Tensor, side: Tensor, length: int) -> Tensor:
-    """Positions of a window of ``side`` at a random place of a line, ``(N, length)`` bool."""
+    """A window of ``side`` at a random place of a line, 1.0 inside and 0.0 elsewhere."""
     side = side.clamp(max=length)
     first = (draw * (length - side + 1)).long()
-    place = torch.arange(length, device=draw.device)
-    return (place >= first[:, None]) & (place < (first + side)[:, None])
+    from_start = torch.arange(length, device=draw.device) - first[:, None]
+    return ((from_start >= 0) & (from_start < side[:, None])).to(draw.dtype)

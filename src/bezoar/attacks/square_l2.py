@@ -1,6 +1,7 @@
 """Square in L2: random search that moves change from one square of pixels to another."""
 
 from dataclasses import dataclass, field
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -10,7 +11,7 @@ from bezoar import checks
 from bezoar.attacks.losses import margin
 from bezoar.attacks.protocol import Attack, Oracle
 from bezoar.attacks.square import sides
-from bezoar.geometry import norms_l2, project_l2, wide
+from bezoar.geometry import chosen, norms_l2, project_l2, wide
 from bezoar.seeds import Noise, hashed
 
 TILES = 5  # along an image, at the start
@@ -73,7 +74,7 @@ class SquareL2(Attack):
     def step(self, state: Found, oracle: Oracle) -> Found:
         change = state.x_adv - state.x
         _, channels, height, width = change.shape
-        side = sides(self.p, state.age, self.steps, height * width)
+        side = sides(self.p, self.steps, height * width, state.age)
         side = (side.clamp(min=3) // 2 * 2 + 1).clamp(max=min(height, width))
         draws = hashed(state.key, state.age + 1, (5 + channels,)).to(change)
         left = wide(self.eps**2 - change.square().flatten(1).sum(dim=1)).clamp(min=0) / channels
@@ -85,7 +86,7 @@ class SquareL2(Attack):
         value = margin(oracle.logits(tried), oracle.goal)
         better = value > state.value
         return Found(
-            torch.where(wide(better), tried, state.x_adv),
+            chosen(better, tried, state.x_adv),
             state.x,
             torch.where(better, value, state.value),
             state.age + 1,
@@ -137,6 +138,7 @@ def _moved(change: Tensor, draws: Tensor, left: Tensor, length: int) -> Tensor:
     return moved
 
 
+@cache
 def _tile(length: int) -> Tensor:
     """Two peaks of opposite sign side by side, ``(length, length)``, of L2 norm 1; eta."""
     half = length // 2
