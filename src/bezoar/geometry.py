@@ -74,24 +74,30 @@ def onto_plane(x: Tensor, normal: Tensor, offset: Tensor, norm: str) -> Tensor:
     missing = offset - (w * flat).sum(dim=1)
     along = w.sign() * missing.sign()[:, None]
     size = w.abs()
-    # How far each pixel can go, and when it stops. In float32, as bool tensors are slow on a CPU.
-    room = torch.lerp(flat, 1 - flat, (along > 0).to(flat))
+    # How far each pixel can go, and when it stops. Truths as 1.0 and 0.0: bool tensors are slow.
+    room = torch.lerp(flat, 1 - flat, _above(along, 0))
     ends = room if norm == "linf" else room / size.clamp(min=1e-30)
     # What is gained by a time is concave: Newton's method never leads beyond the time looked for,
     # and is there when no further pixel stops on the way; after a few rounds, without sorting.
     gain, most, missing = size if norm == "linf" else size * size, size * room, missing.abs()
     took = missing.new_zeros(missing.shape)
-    going = (room > 0).to(flat)
+    going = _above(ends, 0)
+    count = going.sum(dim=1)
     for _ in range(w.shape[1]):
         rate, stopped = (gain * going).sum(dim=1), (most - most * going).sum(dim=1)
         took = torch.maximum(took, (missing - stopped) / rate.clamp(min=1e-30))
-        still = going * (ends > took[:, None]).to(flat)
-        if torch.equal(still, going):
+        going = _above(ends, took[:, None])
+        before, count = count, going.sum(dim=1)
+        if torch.equal(count, before):
             break
-        going = still
     took = took[:, None]
     pace = took if norm == "linf" else took * size
     return (flat + along * torch.minimum(pace, room)).reshape(x.shape).clamp(0, 1)
+
+
+def _above(a: Tensor, b: Tensor | float) -> Tensor:
+    """Where a > b, as 1.0 and 0.0."""
+    return torch.gt(a, b, out=torch.empty_like(a))
 
 
 def wide(each: Tensor) -> Tensor:

@@ -254,7 +254,10 @@ class _Ledger:
             return
         x, rows = x[new], new if rows is None else rows[new]
         distance = self.distance(x, self.x[rows])
-        counts = _in_box(x) & (distance <= self.radius[rows])
+        near = distance <= self.radius[rows]
+        if not near.any():
+            return
+        counts = near & _in_box(x)
         x, rows, distance = x[counts], rows[counts], distance[counts]
         if nearest:  # stable, so that of equals the first is taken
             order = distance.argsort(stable=True)
