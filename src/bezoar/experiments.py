@@ -45,6 +45,7 @@ class Plan:
         norm: norm of the ball that the verdict is about.
         radii: further points of the curve, where there is an attack without a radius.
         target: a class to lead to, or ``random``; see ``Referee``.
+        low_precision: search in bfloat16 first; see ``Referee``.
     """
 
     eps: float
@@ -54,6 +55,7 @@ class Plan:
     norm: str = "linf"
     radii: Sequence[float] = ()
     target: int | Literal["random"] | None = None
+    low_precision: bool = False
 
     def rows(self, case: str, measured: Sequence[Measurement]) -> list[audit.Row]:
         """The rows of a case in the result table."""
@@ -226,7 +228,15 @@ def _measured(
     for method in plan.attacks:
         known = model if aim is None else aim
         ready = run.fitted(method, known, validation, seed=plan.seed)
-        referee = Referee(ready, model, images, seed=plan.seed, aim=known, target=plan.target)
+        referee = Referee(
+            ready,
+            model,
+            images,
+            seed=plan.seed,
+            aim=known,
+            target=plan.target,
+            low_precision=plan.low_precision,
+        )
         name = f"{referee.stamp.metric}, {case}"
 
         def tell(done: int, units: int, name: str = name) -> None:
@@ -257,6 +267,8 @@ def settings(plan: Plan, method: Repair | None = None, **more: Any) -> dict[str,
         about["radii"] = list(plan.radii)
     if plan.target is not None:
         about["target"] = plan.target
+    if plan.low_precision:
+        about["low_precision"] = True
     return {**about, **({"repair": repr(method)} if method else {}), **more}
 
 

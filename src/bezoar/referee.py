@@ -50,6 +50,7 @@ class Stamp:
         away_from: the class that the attack leads away from, ``label`` or ``predicted``.
         draws: passes that each answer of a random classifier was averaged over; 1 if it is not.
         target: what it leads to instead: the number of a class, ``random``, ``given HASH``, or ""
+        low: precision that was searched in before float32, ``bfloat16`` or "".
         made_on: hash of the weights that the attack had before it.
         scored_on: hash of the weights that classified the images.
     """
@@ -67,6 +68,7 @@ class Stamp:
     away_from: str = "label"
     draws: int = 1
     target: str = ""
+    low: str = ""
 
     def judging(self, index: NDArray[np.int64]) -> Tensor:
         """Keys of a random classifier's noise when it judges images, ``(N,)`` int64.
@@ -89,7 +91,7 @@ class Stamp:
         """
         eps = None if self.eps == math.inf else self.eps
         said = {**asdict(self), "eps": eps, "access": self.access}
-        usual = {("target", ""), ("draws", 1)}
+        usual = {("target", ""), ("draws", 1), ("low", "")}
         return {name: value for name, value in said.items() if (name, value) not in usual}
 
 
@@ -132,6 +134,9 @@ class Referee:
         batch: images in a pass.
         draws: passes that each answer of a random classifier is averaged over, in the attack and
             in the judgement; another is asked once.
+        low_precision: search in bfloat16 first, see ``classifier.Lowered``. Only what float32
+            says counts, and what was not found is attacked again in float32; attacks of one step
+            and those that look for the nearest image run in float32 alone.
 
     Raises:
         ValueError: images and classifier do not fit, or it has a finite output for none of the
@@ -153,6 +158,7 @@ class Referee:
         metric: str | None = None,
         batch: int = 128,
         draws: int = DRAWS,
+        low_precision: bool = False,
     ) -> None:
         checks.at_least("draws", draws, 1)
         checks.radius(f"{name_of(attack)}: eps", attack.eps)
@@ -181,6 +187,8 @@ class Referee:
             _require_targets(attack, self._prepared, probe[:1], self._targets[:1])
         nearest = attack.refines and attack.eps == math.inf
         self._run = shrink if nearest else perturb if self._whole else search
+        low = low_precision and self._run is search
+        self._low = classifiers.Lowered(self._prepared) if low else None
         if metric is None:
             metric = metric_of(attack, transfer=transfer, targeted=target is not None)
         self.stamp = Stamp(
@@ -197,6 +205,7 @@ class Referee:
             away_from=away_from,
             draws=draws if judged else 1,
             target=_said(target),
+            low="bfloat16" if low else "",
         )
 
     @property
@@ -243,7 +252,7 @@ class Referee:
             part = noise.take(left.numpy(), noise.draws[todo.numpy()])
             sizes: dict[str, Any] = {"batch": self._batch, "draws": self._draws}
             if self._run is search:
-                sizes["snapshot"] = snapshot
+                sizes |= {"low": self._low, "snapshot": snapshot}
             own = goal.take(left)
             found = self._run(self._attack, self._prepared, x[todo], own, part, **sizes)
             if found.x_adv.shape != x[todo].shape:  # else it would be spread over the images
@@ -387,6 +396,7 @@ def measure(
     target: Target | None = None,
     metric: str | None = None,
     draws: int = DRAWS,
+    low_precision: bool = False,
 ) -> Measurement:
     """Measure an attack over a whole set, in memory. Arguments as in ``Referee``."""
     start = time.perf_counter()
@@ -400,6 +410,7 @@ def measure(
         target=target,
         metric=metric,
         draws=draws,
+        low_precision=low_precision,
     )
     facts, x_adv = zip(*referee, strict=True)
     seconds = time.perf_counter() - start

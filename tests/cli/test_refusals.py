@@ -305,3 +305,11 @@ class TestMNIST:
     def test_damaged(self, refused, files, content):
         (files / "train-images-idx3-ubyte.gz").write_bytes(content)
         assert "root/mnist/train-images-idx3-ubyte.gz: " in refused(*self.WORDS)
+
+
+def test_bfloat16_where_it_is_slow(work, capsys, monkeypatch):
+    monkeypatch.setattr("bezoar.cli.subject.lowering", lambda model, x: 23.6)
+    assert cli.run([*ATTACK, "--low-precision", "--out", "run"]) == 2
+    said = capsys.readouterr().err
+    assert "--low-precision: passes in bfloat16 take 23.6 times as long as in float32" in said
+    assert not (work / "run").exists()

@@ -211,6 +211,26 @@ def test_attacks_may_lead_to_a_class(work, capsys, target):
     assert contents(work / "run") == before
 
 
+@pytest.fixture
+def fast(monkeypatch):
+    """A machine on which bfloat16 pays, so that what follows does not depend on this one."""
+    monkeypatch.setattr("bezoar.cli.subject.lowering", lambda model, x: 0.5)
+
+
+def test_an_attack_may_search_in_bfloat16_first(fast, work, capsys):
+    words = [*ATTACK[:-2], "--low-precision", "--out", "run"]
+    assert cli.run(words) in (0, 1)
+    stamps = [json.loads(path.read_text()) for path in (work / "run").rglob("stamp.json")]
+    assert {(stamp["attack"], stamp.get("low", "")) for stamp in stamps} >= {
+        ("pgd3", "bfloat16"),
+        ("fgsm", ""),
+    }
+    assert cli.run(["check", "run", "--model", "base.safetensors"]) == 0
+    before = contents(work / "run")
+    assert cli.run(words) in (0, 1)
+    assert contents(work / "run") == before
+
+
 def test_a_repair_may_be_judged_by_distances(work):
     words = ["repair", "base.safetensors", "--images", "10", "--rounds", "1", "--inner", "fgsm"]
     assert cli.run([*words, "--attack", "deepfool", "--eps", "0.5", "--out", "run"]) in (0, 1)

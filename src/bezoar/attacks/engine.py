@@ -151,6 +151,7 @@ def search(
     *,
     batch: int = 128,
     draws: int = 1,
+    low: nn.Module | None = None,
     snapshot: Snapshot | None = None,
     snapshot_seconds: float = 60.0,
 ) -> Attacked:
@@ -164,43 +165,59 @@ def search(
     Arguments and units as in ``perturb``; a long search keeps its state in ``snapshot`` every
     ``snapshot_seconds``, and one that finds a state there goes on from it, to the bit. Cost: at
     most ``restarts * steps`` forward and backward and ``restarts`` further forward passes an image.
+
+    A cheaper copy of the classifier may be searched first, see ``classifier.Lowered``: what fools
+    ``low`` is shown to ``classifier``, for one pass more, and what does not fool it is attacked
+    again, on ``classifier`` itself. ``first_success`` then counts the steps of both.
     """
-    if attack.parts:
+    stages = _stages(attack, classifier, low, noise)
+    if stages:
         kept = (snapshot, snapshot_seconds)
-        return _search_in_turn(attack, classifier, x, goal, noise, batch, draws, *kept)
+        return _search_in_turn(stages, classifier, x, goal, batch, draws, *kept)
     moving = _Search(attack, classifier, x, goal, noise, batch, draws)
     return moving.run(snapshot, snapshot_seconds)
 
 
+Stage = tuple[Attack, nn.Module, Noise]
+
+
+def _stages(
+    attack: Attack, classifier: nn.Module, low: nn.Module | None, noise: Noise
+) -> list[Stage]:
+    """What a search runs one after the other, on what is left; nothing for a plain one."""
+    if low is not None:
+        return [(attack, low, noise), (attack, classifier, noise)]
+    return [(part, classifier, own) for part, own in _parts(attack, noise)]
+
+
 def _search_in_turn(
-    attack: Attack,
+    stages: Sequence[Stage],
     classifier: nn.Module,
     x: Tensor,
     goal: Goal,
-    noise: Noise,
     batch: int,
     draws: int,
     snapshot: Snapshot | None,
     seconds: float,
 ) -> Attacked:
-    """Each part on the images that those before it left standing."""
+    """Each stage on the images that those before it left standing."""
     first, rows, earlier, inside = 0, torch.arange(len(x)), 0, None
     whole: Attacked | None = None
     saved = None if snapshot is None else snapshot.load()
     if saved is not None:
         first, rows, earlier = saved["part"], saved["rows"], saved["earlier"]
         inside, whole = saved["inside"], saved["whole"] and Attacked(**saved["whole"])
-    for k, (part, own) in enumerate(_parts(attack, noise)):
+    for k, (part, network, own) in enumerate(stages):
         if k < first:
             continue
-        device = device_of(classifier)
         left = own.take(rows.numpy(), own.draws[rows.numpy()])
+        left_goal = goal.take(rows.to(device_of(classifier)))
         around = {"part": k, "rows": rows, "earlier": earlier, "whole": whole and vars(whole)}
         found = search(
             part,
-            classifier,
+            network,
             x[rows],
-            goal.take(rows.to(device)),
+            left_goal,
             left,
             batch=batch,
             draws=draws,
@@ -208,6 +225,8 @@ def _search_in_turn(
             snapshot_seconds=seconds,
         )
         inside = None
+        if network is not classifier:
+            _confirm(found, part, classifier, x[rows], left_goal, left, batch, draws)
         if whole is None:
             whole = found
         else:
@@ -217,10 +236,39 @@ def _search_in_turn(
             success = found.first_success
             whole.first_success[rows] = torch.where(success < 0, -1, success + earlier)
         rows = rows[found.first_success < 0]
-        earlier += part.steps * part.restarts
+        earlier += _steps(part)
     if whole is None:
-        raise ValueError(f"{attack!r}: expected parts, found none")
+        raise ValueError("no stages: expected some")
     return whole
+
+
+def _steps(attack: Attack) -> int:
+    """Most steps that a search takes on an image."""
+    if attack.parts:
+        return sum(map(_steps, attack.parts))
+    return attack.steps * attack.restarts
+
+
+def _confirm(
+    found: Attacked,
+    attack: Attack,
+    classifier: nn.Module,
+    x: Tensor,
+    goal: Goal,
+    noise: Noise,
+    batch: int,
+    draws: int,
+) -> None:
+    """Take back what was found on another network and does not fool this one."""
+    device = device_of(classifier)
+    keys = classifier_keys(classifier, replace(noise, stream=f"{noise.stream}/judge"))
+    for rows in (found.first_success >= 0).nonzero().squeeze(1).split(batch):
+        own = None if keys is None else keys[rows]
+        part_goal = goal.take(rows.to(device))
+        judge = Answers(classifier, attack, x[rows].to(device), part_goal, keys=own, draws=draws)
+        judge.decide(found.x_adv[rows].to(device))
+        found.first_success[rows[~judge.reached.cpu()]] = -1
+        found.forward[rows] += judge.forward
 
 
 def _perturb_in_turn(

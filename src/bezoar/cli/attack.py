@@ -11,6 +11,7 @@ def attack(
     attacks: options.Attacks = None,
     surrogates: options.Surrogates = None,
     target: options.Target = None,
+    low_precision: options.LowPrecision = False,
     factory: options.Factory = None,
     weights: options.Weights = None,
     images: options.Images = 0,
@@ -39,6 +40,8 @@ def attack(
     tested = subject.tested(named, whole, images)
     other = subject.surrogate(surrogates or [], named, tested)
     plan = subject.aimed(plan, target, named.model, tested)
+    if low_precision:
+        plan = subject.lowered(plan, named.model, tested)
     settings = experiments.settings(plan)
     if other:
         settings["surrogate"] = other.about

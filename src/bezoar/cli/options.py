@@ -66,6 +66,15 @@ Target = Annotated[
         "image. Images of that class are left out. Without it: any wrong class.",
     ),
 ]
+LowPrecision = Annotated[
+    bool,
+    typer.Option(
+        "--low-precision",
+        help="Search in bfloat16 first: where most images fall, and bfloat16 is fast, it takes "
+        "half the time. What it finds is judged in float32, and what it does not find is attacked "
+        "again in float32.",
+    ),
+]
 Surrogates = Annotated[
     list[Path] | None,
     typer.Option(

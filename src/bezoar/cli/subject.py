@@ -13,7 +13,7 @@ from torch import nn
 
 from bezoar import audit, checkpoints, checks, data, experiments, models, recipes
 from bezoar.attacks import Attack
-from bezoar.classifier import require, weights_hash
+from bezoar.classifier import lowering, require, weights_hash
 from bezoar.data.imageset import DataSet, ImageSet
 from bezoar.experiments import Plan
 from bezoar.referee import Referee, metric_of
@@ -202,6 +202,19 @@ def aimed(plan: Plan, text: str | None, model: nn.Module, images: ImageSet) -> P
     for method in plan.attacks:
         Referee(method, model, images, seed=plan.seed, target=aimed.target)
     return aimed
+
+
+def lowered(plan: Plan, model: nn.Module, images: ImageSet) -> Plan:
+    """The plan with a search in bfloat16 first.
+
+    Raises:
+        ValueError: bfloat16 is no faster here.
+    """
+    x, _ = images.batch(slice(128))
+    if (ratio := lowering(model, x)) > 1:
+        found = f"passes in bfloat16 take {ratio:.1f} times as long as in float32 here"
+        raise ValueError(f"--low-precision: {found}: expected them to be faster; leave it out")
+    return replace(plan, low_precision=True)
 
 
 def _chosen(text: str, radius: float) -> Attack:

@@ -206,7 +206,7 @@ def read_measurement(folder: Path) -> Measurement:
 def _stamp(path: Path) -> Stamp:
     meta = read_json(path)
     kinds = {field.name: field.type for field in fields(Stamp)}
-    needed = set(kinds) - {"target", "draws"}
+    needed = set(kinds) - {"target", "draws", "low"}
     if not isinstance(meta, dict) or not needed <= set(meta):
         raise ValueError(f"{path}: expected an object with {sorted(needed)}")
     kinds = {name: kind for name, kind in kinds.items() if name in meta}
