@@ -251,13 +251,12 @@ class Referee:
             left = todo.nonzero().squeeze(1)
             part = noise.take(left.numpy(), noise.draws[todo.numpy()])
             sizes: dict[str, Any] = {"batch": self._batch, "draws": self._draws}
+            if self._run is not perturb:
+                sizes["snapshot"] = snapshot
             if self._run is search:
-                sizes |= {"low": self._low, "snapshot": snapshot}
+                sizes["low"] = self._low
             own = goal.take(left)
             found = self._run(self._attack, self._prepared, x[todo], own, part, **sizes)
-            if found.x_adv.shape != x[todo].shape:  # else it would be spread over the images
-                shapes = f"{tuple(found.x_adv.shape)}: expected {tuple(x[todo].shape)}"
-                raise ValueError(f"x_adv of shape {shapes}; correct {self.stamp.recipe}")
             x_adv[todo], first_success[todo] = found.x_adv, found.first_success
             spent["forward"][todo] += found.forward
             spent["backward"][todo] += found.backward

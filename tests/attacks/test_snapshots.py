@@ -1,4 +1,4 @@
-"""A search that is interrupted goes on, to the bit, from the last snapshot."""
+"""An attack that is interrupted goes on, to the bit, from the last snapshot."""
 
 import numpy as np
 import pytest
@@ -6,8 +6,20 @@ import torch
 from torch import nn
 
 from bezoar import trees
-from bezoar.attacks import APGD, PGD, AutoAttack, Square, Untargeted
-from bezoar.attacks.engine import search
+from bezoar.attacks import (
+    APGD,
+    CWL2,
+    DDN,
+    FMN,
+    PGD,
+    AutoAttack,
+    Boundary,
+    FABTargeted,
+    HopSkipJump,
+    Square,
+    Untargeted,
+)
+from bezoar.attacks.engine import search, shrink
 from bezoar.classifier import prepare
 from bezoar.seeds import Noise, generator
 from bezoar.snapshots import Part
@@ -53,19 +65,30 @@ ATTACKS = [
 SAME = ("x_adv", "first_success", "forward", "backward", "zero_gradient")
 
 
+NEAREST = [
+    DDN(steps=9),
+    FMN(norm="l1", steps=9),
+    CWL2(steps=20),
+    FABTargeted(steps=5, restarts=2),
+    HopSkipJump(steps=5),
+    Boundary(steps=20),
+]
+
+
 def run(attack, case, place=None):
     model, x, goal = case
     noise = Noise.first(0, "tests", np.arange(len(x)))
-    return search(
+    way = shrink if attack in NEAREST else search
+    return way(
         attack, model, x, goal, noise, batch=8, snapshot=place, snapshot_seconds=0 if place else 60
     )
 
 
-@pytest.mark.parametrize("attack", ATTACKS, ids=repr)
+@pytest.mark.parametrize("attack", [*ATTACKS, *NEAREST], ids=repr)
 @pytest.mark.parametrize("saves", [1, 2, 7, 13])
 def test_goes_on_to_the_bit(attack, saves, case, tmp_path):
     whole = run(attack, case)
-    assert 0 < (whole.first_success < 0).sum() < 20
+    assert 0 < (whole.first_success < 0).sum() < 20 or attack in NEAREST
     with pytest.raises(Killed):
         run(attack, case, Place(tmp_path / "state", saves))
     again = run(attack, case, Place(tmp_path / "state"))
@@ -73,8 +96,9 @@ def test_goes_on_to_the_bit(attack, saves, case, tmp_path):
         assert torch.equal(getattr(again, name), getattr(whole, name))
 
 
-def test_does_not_do_again_what_was_done(case, tmp_path):
-    attack, counted = PGD(eps=0.02, steps=9), []
+@pytest.mark.parametrize("attack", [PGD(eps=0.02, steps=9), DDN(steps=9)], ids=repr)
+def test_does_not_do_again_what_was_done(attack, case, tmp_path):
+    counted = []
     model, *_ = case
     model.register_forward_hook(lambda module, inputs, output: counted.append(len(inputs[0])))
     run(attack, case)

@@ -17,9 +17,11 @@ from bezoar.attacks.protocol import Attack, Goal, Loss
 from bezoar.classifier import averaged, device_of, random_modules, reseeded
 from bezoar.geometry import DISTANCES
 from bezoar.seeds import Noise, subkeys
+from bezoar.snapshots import Tree
 
 ROUNDING = 1e-6  # of a distance in float32, in pixel units
 CLEAR = 1e-5  # of the largest logit: a lead that another order of sums cannot turn over
+ENTRIES = ("fooling", "radius", "reached")
 Keep = Literal["none", "first", "nearest"]
 DRAWS = 20  # of a random classifier, for each answer; as arXiv:2003.01690, section 6
 
@@ -88,6 +90,14 @@ class Answers:
     def zero(self) -> Tensor | None:
         """Whether the last gradient was exactly zero everywhere, ``(N,)`` bool; none was asked."""
         return self._ledger.zero
+
+    def seen(self) -> Tree:
+        """What was seen and spent so far, for a snapshot."""
+        return self._ledger.entries()
+
+    def restore(self, seen: Tree) -> None:
+        """Go on from what ``seen`` gave."""
+        self._ledger.restore(seen)
 
     def logits(self, x: Tensor) -> Tensor:
         with torch.no_grad():
@@ -218,6 +228,19 @@ class _Ledger:
         self.reached = torch.zeros(len(x), dtype=torch.bool, device=x.device)
         self.forward, self.backward = (torch.zeros(len(x), dtype=torch.int64) for _ in range(2))
         self._slope: Tensor | None = None  # the last gradient for all images, or where it is zero
+
+    def entries(self) -> Tree:
+        """All entries, for a snapshot."""
+        device = {name: getattr(self, name) for name in ENTRIES}
+        zero = [] if self.zero is None else [self.zero]
+        return {**device, "forward": self.forward, "backward": self.backward, "zero": zero}
+
+    def restore(self, entries: Tree) -> None:
+        """Take over all entries, and put them where the images are."""
+        for name in ENTRIES:
+            setattr(self, name, entries[name].to(self.x.device))
+        self.forward, self.backward = entries["forward"], entries["backward"]
+        self._slope = entries["zero"][0].to(self.x.device) if entries["zero"] else None
 
     def slope(self, gradient: Tensor, rows: Tensor | None) -> None:
         """Note a gradient. Of one for all images only the first is ever asked about: it is kept."""
