@@ -95,7 +95,11 @@ class TestPoll:
     COUNT = torch.tensor([1, 5, 0, 9, 300, 2, 3, 4])
 
     def place(self, centre):
-        return lambda rows, u: (centre[rows] + 0.3 * u).clamp(0, 1)
+        def around(rows, u):
+            points = (centre[rows] + 0.3 * u).clamp(0, 1)
+            return points, points - centre[rows]
+
+        return around
 
     def test_is_the_sum_over_points_one_by_one(self, blocks, images):
         oracle, drawn = oracle_of(blocks, images), torch.arange(8) + 50
@@ -121,7 +125,7 @@ class TestPoll:
             images.shape
         )
         count = torch.full((8,), 5000)
-        place = lambda rows, u: on_border[rows] + 1e-3 * u  # noqa: E731
+        place = lambda rows, u: (on_border[rows] + 1e-3 * u, u)  # noqa: E731
         leaning = poll(on_border, oracle_of(blocks, images), KEY, KEY * 0, count, place)[1]
         cosine = nn.functional.cosine_similarity(leaning.flatten(1), towards[None])
         assert cosine.min() > 0.98

@@ -77,7 +77,7 @@ def poll(
     key: Tensor,
     drawn: Tensor,
     count: Tensor,
-    place: Callable[[Tensor, Tensor], Tensor],
+    place: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Ask about random points around each image, some at a time.
 
@@ -88,7 +88,7 @@ def poll(
         drawn: draws of ``hashed`` that each has used, ``(N,)``; the poll uses the next ``count``.
         count: points of each image, ``(N,)`` int64.
         place: from rows of ``centre``, ``(M,)``, and as many directions, uniform on the unit
-            sphere, to the points.
+            sphere, to the points and what counts as their displacements.
 
     Returns:
         Of each image, with phi 1 where a point fools and -1 elsewhere: the sum of the points'
@@ -106,11 +106,11 @@ def poll(
         rows, column = asked.nonzero(as_tuple=True)
         draw = drawn[rows] + number[column]
         u = direction_l2(hashed_normal(key[rows], draw, centre.shape[1:]).to(centre))
-        points = place(rows, u)
+        points, displaced = place(rows, u)
         phi = torch.where(oracle.of(rows).decide(points), 1, -1).to(centre)
         # Sums of a table with a row an image: unlike scattered ones they repeat bit by bit.
         moved = centre.new_zeros(*asked.shape, *centre.shape[1:])
-        moved[asked] = points - centre[rows]
+        moved[asked] = displaced
         sides = centre.new_zeros(asked.shape)
         sides[asked] = phi
         total += moved.sum(dim=1)

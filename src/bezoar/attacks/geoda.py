@@ -97,14 +97,12 @@ class GeoDA(Attack):
         # One that did not start asks about its clean image, once.
         count = torch.where(far > 0, (self.samples * growth).long(), 1)
         reach = wide(torch.where(far > 0, radius, 0.0).to(x))
-        _, w, _ = poll(
-            x_adv,
-            oracle,
-            state.key,
-            state.drawn,
-            count,
-            lambda rows, u: (x_adv[rows] + reach[rows] * self._smooth(u)).clamp(0, 1),
-        )
+
+        def around(rows: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+            points = (x_adv[rows] + reach[rows] * self._smooth(u)).clamp(0, 1)
+            return points, points - x_adv[rows]
+
+        _, w, _ = poll(x_adv, oracle, state.key, state.drawn, count, around)
         v = direction_l2(w) if self.norm == "l2" else w.sign()
 
         moved, length = x_adv.clone(), far

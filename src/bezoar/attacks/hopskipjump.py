@@ -83,14 +83,12 @@ class HopSkipJump(Attack):
         delta = (size**0.5 if self.norm == "l2" else size) * self._theta(size) * far
         # One that did not start asks about its clean image, once.
         count = torch.where(far > 0, (self.samples * root).long(), 1)
-        total, leaning, mean = poll(
-            x_adv,
-            oracle,
-            state.key,
-            state.drawn,
-            count,
-            lambda rows, u: (x_adv[rows] + wide(delta[rows]) * u).clamp(0, 1),
-        )
+
+        def around(rows: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+            points = (x_adv[rows] + wide(delta[rows]) * u).clamp(0, 1)
+            return points, points - x_adv[rows]
+
+        total, leaning, mean = poll(x_adv, oracle, state.key, state.drawn, count, around)
         baseline = torch.where(mean.abs() < 1, mean, 0)  # if all agree, it would leave nothing
         v = leaning - wide(baseline) * total
         v = direction_l2(v) if self.norm == "l2" else v.sign()
