@@ -13,6 +13,7 @@ from bezoar.files import read_json
 from bezoar.models import create
 from bezoar.repairs import Correct, Repaired, Stop
 from bezoar.runs import Run
+from bezoar.sanity import Warning
 from bezoar.training import Training
 
 NOTES = {"command": "bezoar", "version": "0", "revision": "abc", "machine": "2 cores"}
@@ -126,6 +127,20 @@ class TestFitted:
         expected = self.ATTACKS[0].fit(other, digits.validation, seed=0)
         assert found["transfer:universal@0.1"] == repr(expected)
         assert found["universal@0.1"] != repr(expected)
+
+    def test_what_other_weights_gave_is_held_against_what_the_own_gave(
+        self, run, digits, model, monkeypatch
+    ):
+        def accused(own, elsewhere):
+            metrics = [[m.stamp.metric for m in group] for group in (own, elsewhere)]
+            return [Warning("masked-gradients", str(metrics))]
+
+        monkeypatch.setattr(experiments, "outdone", accused)
+        other = create("lenet-fig4", shape=digits.shape, classes=10, seed=1)
+        plan = Plan(eps=0.1, attacks=(FGSM(eps=0.1),))
+        found = self.attack(run, model, digits, plan, surrogate=other)["warnings"]
+        text = "[['fgsm@0.1'], ['transfer:fgsm@0.1']]"
+        assert {"case": "before", "kind": "masked-gradients", "text": text} in found
 
     def test_without_images_to_see_they_are_refused(self, run, digits, model):
         message = r"Universal\(.*\): expected images to fit it on, found none"

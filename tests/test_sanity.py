@@ -7,7 +7,7 @@ import pytest
 
 from bezoar.referee import Measurement, Stamp
 from bezoar.results import Facts
-from bezoar.sanity import Warning, warnings
+from bezoar.sanity import Warning, outdone, warnings
 
 COUNT = 1000
 LN_10 = math.log(10)
@@ -309,3 +309,26 @@ class TestNotFinite:
         (found,) = [w for w in warnings([silent], classes=10) if w.kind == "not-finite"]
         assert found.text.endswith("on 40 images: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, ...")
         assert found.as_dict()["images"] == list(range(40))
+
+
+class TestOtherNetworks:
+    OTHER = "b" * 16
+
+    def outdone(self, own, count, **about):
+        found = outdone(own, [pgd(fooled=range(count), made_on=self.OTHER, **about)])
+        return [warning.kind for warning in found]
+
+    def test_images_of_another_network_that_fool_more_accuse_the_gradients(self):
+        assert self.outdone([pgd(fooled=range(100))], 130) == ["masked-gradients"]
+
+    def test_images_that_fool_fewer_or_hardly_more_do_not(self):
+        assert self.outdone([pgd(fooled=range(100))], 90) == []
+        assert self.outdone([pgd(fooled=range(100))], 104) == []
+
+    def test_one_stronger_attack_on_the_network_itself_clears_them(self):
+        own = [pgd(fooled=range(100)), measured("apgd50", steps=50, fooled=range(300))]
+        assert self.outdone(own, 130) == []
+
+    def test_there_has_to_be_one_along_gradients_in_the_same_ball(self):
+        assert self.outdone([pgd(fooled=range(10), eps=0.2)], 130) == []
+        assert self.outdone([square(fooled=range(10)), noise()], 130) == []

@@ -23,6 +23,7 @@ from bezoar.referee import Measurement, Referee
 from bezoar.repairs import Evidence, Repair
 from bezoar.report import export
 from bezoar.runs import FileSnapshot, Run
+from bezoar.sanity import outdone
 from bezoar.training import Training
 from bezoar.verdicts import Verdict
 
@@ -138,9 +139,11 @@ def attack(
     verdict = {"sick": plan.verdict(measured)}
     found = audit.suspicions(model, images, measured)
     if surrogate is not None:
-        measured += _measured(
+        elsewhere = _measured(
             run, "before", model, images, plan, on_unit, validation, aim=surrogate
         )
+        found += outdone(measured, elsewhere)
+        measured += elsewhere
     table = plan.rows("before", measured)
     return _finish(run, audit.results(run.notes, table, {"before": found}, verdict))
 

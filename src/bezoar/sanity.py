@@ -63,7 +63,8 @@ def warnings(
     own = [m for m in measurements if m.stamp.access == "white-box"]
     found = [*_transfers(measurements), *_unanswered(measurements), *_of_each(own, classes)]
     away = [m for m in own if m.facts.target is None]  # towards a target is another question
-    found += [*_of_pairs(away), *_misleading(away), *_unlimited(away)]
+    weaker = [m for m in away if m.stamp.attack != "noise" and not _sees_many_steps(m)]
+    found += [*_of_pairs(away), *_misleading(weaker, away), *_unlimited(away)]
     if random_outputs > RANDOM:
         text = (
             f"outputs change by {random_outputs:.1%} of the largest from pass to pass in eval "
@@ -83,6 +84,17 @@ def warnings(
         )
         found.append(Warning("probabilities", text))
     return found
+
+
+def outdone(measurements: Sequence[Measurement], elsewhere: Sequence[Measurement]) -> list[Warning]:
+    """Where who knows another network only fools this one more than who knows it.
+
+    Args:
+        measurements: of this classifier.
+        elsewhere: on images that were made on other weights, on purpose.
+    """
+    own = [m for m in measurements if m.stamp.access == "white-box" and m.facts.target is None]
+    return list(_misleading([m for m in elsewhere if m.facts.target is None], own))
 
 
 def _transfers(measurements: Sequence[Measurement]) -> Iterator[Warning]:
@@ -163,15 +175,13 @@ def _of_pairs(own: Sequence[Measurement]) -> Iterator[Warning]:
             yield Warning("noise-stronger", f"{_misled(one, many)} ({counts})")
 
 
-def _misleading(own: Sequence[Measurement]) -> Iterator[Warning]:
-    """One step, or many queries without a gradient, against many steps along gradients."""
-    for weak in own:
+def _misleading(weaker: Sequence[Measurement], own: Sequence[Measurement]) -> Iterator[Warning]:
+    """One step, many queries without a gradient, another network's images: against many steps."""
+    for weak in weaker:
         strong = [m for m in own if _sees_many_steps(m) and _same_ball(weak, m)]
-        if weak.stamp.attack == "noise" or _sees_many_steps(weak) or not strong:
-            continue
         # Some attacks are made to transfer and weak here: it has to be stronger than all.
         found = [_stronger(weak, m) for m in strong]
-        if all(found):
+        if found and all(found):
             least = min(range(len(strong)), key=lambda k: strong[k].facts.robust_accuracy.value)
             yield Warning("masked-gradients", f"{_misled(weak, strong[least])} ({found[least]})")
 

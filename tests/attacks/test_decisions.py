@@ -378,8 +378,7 @@ class TestSignOPT:
         after = attack.step(begun, oracle)
         normal = nn.functional.normalize(plane[1].weight[0] - plane[1].weight[1], dim=0)
         before, turned = (
-            nn.functional.normalize(state.theta.flatten(1), dim=1)
-            for state in (begun, after)
+            nn.functional.normalize(state.theta.flatten(1), dim=1) for state in (begun, after)
         )
         # The plane in which the direction turns holds the normal.
         across = nn.functional.normalize(
