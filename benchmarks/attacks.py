@@ -11,6 +11,7 @@ nothing else run beside it.
 
 Metrics: ``ratio:floor``: seconds of the bare forward and input-gradient passes of the prepared
 network over ours; ``ratio:PEER`` and ``ratio:fastest``: the peer's seconds over ours;
+``ratio:bfloat16``: those of ours with a search in bfloat16 first;
 ``memory:PEER``: the peer's peak memory over ours, what the process grew by while it ran, once warm.
 """
 
@@ -45,7 +46,7 @@ from torch import Tensor, nn
 from bezoar import audit
 from bezoar.attacks import PGD, Attack, AutoAttack, Untargeted
 from bezoar.attacks.engine import perturb, search
-from bezoar.classifier import prepare
+from bezoar.classifier import Lowered, prepare
 from bezoar.files import read_json, write_json
 from bezoar.referee import name_of
 from bezoar.report import sheet
@@ -56,6 +57,7 @@ from bezoar.seeds import Noise
 NAME = "attacks-speed"
 CELLS = FOLDER / "speed"
 BATCH = 128  # ours, and of the peers that take one
+OURS = ("", "floor", "bfloat16")
 Run = Callable[[], Tensor]
 
 
@@ -140,6 +142,13 @@ def floor(model: nn.Module, x: Tensor, y: Tensor, steps: int) -> Tensor:
     return x
 
 
+def lowered(attack: Attack, model: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
+    """Ours, with a search in bfloat16 first."""
+    prepared = prepare(model, x[:4])
+    goal, low = Untargeted(y), Lowered(prepared)
+    return search(attack, prepared, x, goal, noise, batch=BATCH, low=low).x_adv
+
+
 def measured(case: Case, model: nn.Module, x: Tensor, y: Tensor, repeats: int) -> dict[str, Any]:
     """Seconds, peak memory and robust images of all contestants."""
     noise = Noise.first(SEED, "benchmark", np.arange(len(x)))
@@ -154,6 +163,8 @@ def measured(case: Case, model: nn.Module, x: Tensor, y: Tensor, repeats: int) -
         runs[name] = partial(batched(peer), model, x, y)
     if case.regime == "full":
         runs["floor"] = lambda: floor(model, x, y, case.ours.steps)
+    elif not case.ours.parts:
+        runs["bfloat16"] = lambda: lowered(case.ours, model, x, y, noise)
     standing = {}
     for name, run in runs.items():  # the warm-up: what is cached for good is no one's peak
         torch.manual_seed(SEED)
@@ -204,7 +215,7 @@ def rows(name: str, case: Case, cell: dict[str, Any]) -> list[audit.Row]:
     """The rows of a case."""
     label = f"{name} {name_of(case.ours)} {case.regime}"
     seconds = {key: statistics.median(value) for key, value in cell["seconds"].items()}
-    peers = [key for key in seconds if key not in ("", "floor")]
+    peers = [key for key in seconds if key not in OURS]
     metrics = {"seconds": seconds[""], "passes": cell["passes"]}
     metrics |= {f"seconds:{key}": value for key, value in seconds.items() if key}
     metrics |= {f"ratio:{key}": value / seconds[""] for key, value in seconds.items() if key}
@@ -213,7 +224,7 @@ def rows(name: str, case: Case, cell: dict[str, Any]) -> list[audit.Row]:
     metrics["memory"] = memory[""]
     metrics |= {f"memory:{key}": memory[key] / memory[""] for key in peers}
     made = [audit.number_row(label, SEED, key, value) for key, value in metrics.items()]
-    for key in ["", *peers]:
+    for key in ["", *peers, *({"bfloat16"} & set(seconds))]:
         rate = Rate(cell["standing"][key], cell["count"])
         metric = f"robust{':' if key else ''}{key}@{case.ours.eps:.3g}"
         made.append(audit.rate_row(label, SEED, metric, rate))

@@ -5,12 +5,14 @@ it, with the settings of our own attack where the peer has them. A peer that is 
 left out of its tables, and named.
 """
 
+import contextlib
 import importlib
 import math
 import sys
 import types
 import warnings
 from collections.abc import Callable, Mapping
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -123,7 +125,9 @@ def of_art(name: str, *, one_hot: bool = False, **settings: Any) -> Peer:
             network = nn.Sequential(network, nn.Softmax(dim=1)).eval()
         attack = getattr(art, name)(_estimator(network, x), **settings)
         classes = F.one_hot(y, CLASSES) if one_hot else y
-        return torch.from_numpy(attack.generate(x.numpy(), classes.numpy()))
+        # GeoDA leaves a file where it runs.
+        with TemporaryDirectory() as folder, contextlib.chdir(folder):
+            return torch.from_numpy(attack.generate(x.numpy(), classes.numpy()))
 
     return run
 
