@@ -8,10 +8,11 @@ from bezoar import checkpoints, data, experiments, trees
 from bezoar.attacks import FGSM, PGD, Admix, Universal
 from bezoar.classifier import weights_hash
 from bezoar.data.imageset import DataSet
+from bezoar.defence import Defended
 from bezoar.experiments import Plan
 from bezoar.files import read_json
 from bezoar.models import create
-from bezoar.repairs import Correct, Repaired, Stop
+from bezoar.repairs import Correct, Stop
 from bezoar.runs import Run
 from bezoar.sanity import Warning
 from bezoar.training import Training
@@ -78,7 +79,7 @@ def test_a_repair_that_is_done_is_not_done_again(run, digits, model):
 
 def test_a_repair_that_fails_leaves_what_was_measured_before_it(run, digits, model):
     class Broken(Counted):
-        def __call__(self, *_, **__) -> Repaired:
+        def __call__(self, *_, **__) -> Defended:
             raise FloatingPointError("loss=nan")
 
     with pytest.raises(FloatingPointError):

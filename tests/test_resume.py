@@ -12,10 +12,11 @@ from torch import nn
 from bezoar.attacks import PGD, FGSMRandomStart
 from bezoar.classifier import weights_hash
 from bezoar.data import load
+from bezoar.defence import Evidence
 from bezoar.fit import fit
 from bezoar.models import create
 from bezoar.models.initial import initialise
-from bezoar.repairs import Accumulate, AtRandom, ByRound, Correct, Evidence, Online, Remove, Stop
+from bezoar.repairs import Accumulate, AtRandom, ByRound, Correct, Online, Remove, Stop
 from bezoar.runs.folder import FileSnapshot
 from bezoar.seeds import generator
 from bezoar.training import Training
@@ -129,7 +130,8 @@ from bezoar.classifier import weights_hash
 from bezoar.data.imageset import ImageSet
 from bezoar.fit import fit
 from bezoar.models import create
-from bezoar.repairs import Correct, Evidence, Stop
+from bezoar.defence import Evidence
+from bezoar.repairs import Correct, Stop
 from bezoar.runs import Run
 from bezoar.seeds import generator
 from bezoar.training import Training

@@ -17,10 +17,11 @@ from torch import nn
 from bezoar import audit, checkpoints, checks, models
 from bezoar.attacks import FGSM, Attack
 from bezoar.data.imageset import DataSet, ImageSet
+from bezoar.defence import Evidence
 from bezoar.files import read_json, write_json
 from bezoar.fit import Progress, Row, silent
 from bezoar.referee import Measurement, Referee
-from bezoar.repairs import Evidence, Repair
+from bezoar.repairs import Repair
 from bezoar.report import export
 from bezoar.runs import FileSnapshot, Run
 from bezoar.sanity import outdone

@@ -8,8 +8,8 @@ from torch import nn
 
 from bezoar.data import load
 from bezoar.data.imageset import DataSet
+from bezoar.defence import Evidence
 from bezoar.models.initial import initialise
-from bezoar.repairs import Evidence
 from bezoar.seeds import generator
 from bezoar.training import Training
 

@@ -11,17 +11,9 @@ from bezoar.attacks import FGSM, PGD, FGSMRandomStart
 from bezoar.classifier import weights_hash
 from bezoar.costs import Meter
 from bezoar.data.imageset import ImageSet
+from bezoar.defence import Evidence
 from bezoar.fit import Supervised, cross_entropy, fit
-from bezoar.repairs import (
-    Accumulate,
-    ByRound,
-    Correct,
-    Evidence,
-    Misclassified,
-    Online,
-    Stop,
-    TopLoss,
-)
+from bezoar.repairs import Accumulate, ByRound, Correct, Misclassified, Online, Stop, TopLoss
 
 ONE_STEP = {"batch": 12, "inner": FGSM(eps=0.2), "stop": Stop(rounds=1, target=2, judge=FGSM())}
 

@@ -6,9 +6,10 @@ import pytest
 from torch import nn
 
 from bezoar.attacks import FGSM, PGD
+from bezoar.defence import Evidence
 from bezoar.models.initial import initialise
 from bezoar.referee import measure
-from bezoar.repairs import Correct, Evidence, Online, Stop
+from bezoar.repairs import Correct, Online, Stop
 from bezoar.sanity import warnings
 from bezoar.seeds import generator
 from bezoar.training import Training

@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from bezoar import models
 from bezoar.attacks import FGSM
 from bezoar.classifier import weights_hash
+from bezoar.defence import Evidence
 from bezoar.models import create, restart
-from bezoar.repairs import AtRandom, Evidence, Remove, Stop
+from bezoar.repairs import AtRandom, Remove, Stop
 from bezoar.repairs.remove import Removal
 
 EPS = 0.2

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from bezoar.repairs.correct import Correct
-from bezoar.repairs.protocol import Evidence, Repair, Repaired, Stop
+from bezoar.repairs.protocol import Repair, Stop
 from bezoar.repairs.remove import AtRandom, ByLoss, Ranking, Remove
 from bezoar.repairs.selection import All, Misclassified, Selection, TopLoss
 from bezoar.repairs.twins import Accumulate, ByRound, Online, Schedule
@@ -31,12 +31,10 @@ __all__ = [
     "ByLoss",
     "ByRound",
     "Correct",
-    "Evidence",
     "Misclassified",
     "Online",
     "Remove",
     "Repair",
-    "Repaired",
     "Stop",
     "TopLoss",
 ]

@@ -12,8 +12,9 @@ from bezoar import checks
 from bezoar.attacks import PGD, Attack
 from bezoar.costs import Meter
 from bezoar.data.imageset import ImageSet
+from bezoar.defence import Defended, Evidence
 from bezoar.fit import SCHEDULES, Judgement, Progress, Supervised, fit, silent
-from bezoar.repairs.protocol import Evidence, Repair, Repaired, Stop
+from bezoar.repairs.protocol import Repair, Stop
 from bezoar.repairs.selection import All, Selection
 from bezoar.repairs.twins import Online, Schedule
 from bezoar.snapshots import Snapshot, Tree
@@ -67,7 +68,7 @@ class Correct(Repair):
         seed: int,
         snapshot: Snapshot | None = None,
         on_step: Callable[[Progress], None] = silent,
-    ) -> Repaired:
+    ) -> Defended:
         trainable = Correction(self, deepcopy(classifier), evidence.train, seed)
 
         def judge(epoch: int) -> Judgement:
@@ -90,7 +91,7 @@ class Correct(Repair):
             snapshot=snapshot,
             on_step=on_step,
         )
-        return Repaired(trainable.model, log, trainable.meter)
+        return Defended(trainable.model, log, trainable.meter)
 
 
 class Correction:

@@ -1,6 +1,5 @@
-"""What a repair is, what it may see, and what it hands back."""
+"""What a repair is, and when it is done."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -14,55 +13,13 @@ from bezoar.attacks.engine import search
 from bezoar.classifier import predict, prepare
 from bezoar.costs import Meter
 from bezoar.data.imageset import ImageSet
-from bezoar.fit import Judgement, Progress, Row, silent
+from bezoar.defence import Defence
+from bezoar.fit import Judgement
 from bezoar.seeds import Noise
-from bezoar.snapshots import Snapshot
 
 
-@dataclass(frozen=True, eq=False)
-class Evidence:
-    """What a repair may see. There is no test split in it, so nothing can be chosen on one."""
-
-    train: ImageSet
-    validation: ImageSet
-
-
-@dataclass(frozen=True, eq=False)
-class Repaired:
-    """What a repair hands back.
-
-    Attributes:
-        classifier: the repaired copy, in eval mode.
-        log: one row a round; row 0 is the classifier that came in.
-        cost: everything that was spent, validation included.
-    """
-
-    classifier: nn.Module
-    log: list[Row]
-    cost: Meter
-
-
-class Repair(Protocol):
-    """A frozen dataclass of numbers; a call gives another classifier back."""
-
-    def __call__(
-        self,
-        classifier: nn.Module,
-        evidence: Evidence,
-        *,
-        seed: int,
-        snapshot: Snapshot | None = None,
-        on_step: Callable[[Progress], None] = silent,
-    ) -> Repaired:
-        """Repair a copy of ``classifier``, which is not changed itself.
-
-        Args:
-            classifier: images to logits.
-            evidence: what the repair may learn from and stop on.
-            seed: names all randomness.
-            snapshot: where to keep the state of a long repair; what it holds is taken up.
-            on_step: told how far the training is.
-        """
+class Repair(Defence, Protocol):
+    """A defence that changes the classifier itself: a call gives a repaired copy back."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,9 +17,10 @@ from bezoar.attacks.engine import perturb
 from bezoar.classifier import predict, prepare
 from bezoar.costs import Meter
 from bezoar.data.imageset import ImageSet
+from bezoar.defence import Defended, Evidence
 from bezoar.fit import SCHEDULES, Judgement, Progress, Row, Supervised, cross_entropy, fit, silent
 from bezoar.models import restart
-from bezoar.repairs.protocol import Evidence, Repair, Repaired, Stop
+from bezoar.repairs.protocol import Repair, Stop
 from bezoar.seeds import Noise, derive, generator
 from bezoar.snapshots import Snapshot, Tree
 
@@ -99,7 +100,7 @@ class Remove(Repair):
         seed: int,
         snapshot: Snapshot | None = None,
         on_step: Callable[[Progress], None] = silent,
-    ) -> Repaired:
+    ) -> Defended:
         trainable = Removal(self, deepcopy(classifier), evidence, seed)
 
         def judge(epoch: int) -> Judgement:
@@ -126,7 +127,7 @@ class Remove(Repair):
         )
         rounds: list[Row] = [row for row in log if "robust" in row]
         log = [{**row, "round": float(number)} for number, row in enumerate(rounds)]
-        return Repaired(trainable.model, log, trainable.meter)
+        return Defended(trainable.model, log, trainable.meter)
 
 
 class Removal:

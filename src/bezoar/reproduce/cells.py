@@ -16,10 +16,11 @@ from bezoar import audit, checkpoints, checks, data, models, recipes
 from bezoar.attacks import FGSM, PGD, Attack
 from bezoar.costs import Meter
 from bezoar.data.imageset import DataSet, ImageSet
+from bezoar.defence import Evidence
 from bezoar.files import read_json, replacing, write_json
 from bezoar.fit import Progress, silent
 from bezoar.referee import measure, metric_of
-from bezoar.repairs import Evidence, Repair
+from bezoar.repairs import Repair
 from bezoar.reproduce.recipe import Case, Network, Recipe, Size, merged, network_of
 from bezoar.results import Rate
 from bezoar.runs import Run
