@@ -199,7 +199,11 @@ class TestRefusals:
             ({"fields": {"shape": 5, "classes": 3}}, "header: "),
             ({"fields": {"shape": [1, 8, 8], "classes": 10**12}}, "classes=1000000000000"),
             ({"fields": {"shape": [1, 10**12, 8], "classes": 3}}, "integers from 1 to 16384"),
-            ({"children": {"net": {}}}, r"children \['net'\]: expected none"),
+            ({"children": {"net": {}}}, r"children.net.kind: Field required"),
+            (
+                {"children": {"net": {"kind": "lenet-fig4", "fields": {}}}},
+                r"children \['net'\] of lenet-fig4: expected none",
+            ),
             ({"classes": ["cat", "dog"]}, "2 names of classes: expected 3, one a logit"),
             ({"classes": "cat"}, "header.classes: "),
             ({"classes": [1, 2, 3]}, "header.classes.0: "),

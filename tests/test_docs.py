@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from bezoar.attacks import ATTACKS
+from bezoar.guards import GUARDS
 from bezoar.repairs import REPAIRS
 from bezoar.report.findings import MEANINGS
 
@@ -28,7 +29,7 @@ def test_the_documentation_builds_without_a_warning(tmp_path):
     assert (built.returncode, built.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("method", [*ATTACKS, *REPAIRS])
+@pytest.mark.parametrize("method", [*ATTACKS, *REPAIRS, *GUARDS])
 def test_every_method_has_a_page_that_names_it(method):
     page = (ROOT / "docs" / "methods" / f"{method}.md").read_text("utf-8")
     assert page.startswith(f"# `{method}`")

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 from torch import Tensor, nn
 
 from bezoar import checks, tensorfiles, weights
-from bezoar.models import MODELS
+from bezoar.models import JOINED, MODELS, PARTS
 from bezoar.tensorfiles import KEY, Tensors
 
 USER = "user"  # kind of a network that a user's own factory makes
@@ -22,25 +22,34 @@ USER = "user"  # kind of a network that a user's own factory makes
 REALS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
-class Header(BaseModel):
+class Part(BaseModel):
+    """A module and what is inside of it, checked for form only.
+
+    Attributes:
+        kind: name in ``MODELS``, ``PARTS`` or ``JOINED``.
+        fields: arguments that it is built with.
+        children: the parts that it joins, by the names of its other arguments.
+    """
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    kind: str
+    fields: dict[str, JsonValue]
+    children: dict[str, "Part"] = {}
+
+
+class Header(Part):
     """What a model file says of its model, checked for form only.
 
     Attributes:
         format: version of this layout.
-        kind: name in ``MODELS``, or ``"user"``.
-        fields: arguments that the network is built with.
-        children: models inside this one; none of today's kinds has any.
+        kind: name in ``MODELS`` or ``JOINED``, or ``"user"``.
         classes: name of each class, as many as the model has logits.
         shape: channels, height and width of an image.
         training: record of how the weights came about.
     """
 
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
-
     format: Literal[1] = 1
-    kind: str
-    fields: dict[str, JsonValue]
-    children: dict[str, JsonValue] = {}
     classes: tuple[str, ...]
     shape: tuple[int, int, int]
     training: dict[str, JsonValue] = {}
@@ -81,20 +90,18 @@ def save(
             finite.
         OSError: the file cannot be written; what was there before is still there.
     """
-    kind, fields = _identity(model)
-    if kind == USER and shape is None:
+    part = _identity(model)
+    if part["kind"] == USER and shape is None:
         raise ValueError("shape=None: expected (C, H, W) of the images for a network of your own")
     head = {
         "format": 1,
-        "kind": kind,
-        "fields": fields,
-        "children": {},
+        **part,
         "classes": list(classes),
-        "shape": list(fields["shape"] if shape is None else shape),
+        "shape": list(_classifier(model).fields["shape"] if shape is None else shape),
         "training": dict(training or {}),
     }
     text = tensorfiles.encoded(path, head)
-    _require_agreement(path, _header(path, {KEY: text}), fields)
+    _require_agreement(path, _header(path, {KEY: text}), model)
     state = model.state_dict()
     _require_finite(path, state)
     tensorfiles.write(path, state, text)
@@ -163,12 +170,22 @@ def load_weights(path: Path, model: nn.Module) -> None:
         raise ValueError(f"{path}: expected a file .safetensors, .pt, .pth or .bin")
 
 
-def _identity(model: nn.Module) -> tuple[str, dict[str, Any]]:
-    for kind, cls in MODELS.items():
+def _identity(model: nn.Module) -> dict[str, Any]:
+    """Kind, fields and children; what has a part of someone's own inside is someone's own."""
+    user = {"kind": USER, "fields": {}, "children": {}}
+    for kind, cls in {**MODELS, **PARTS, **JOINED}.items():
         if type(model) is cls:
-            fields: dict[str, Any] = model.fields  # type: ignore[assignment]
-            return kind, fields
-    return USER, {}
+            inside = model.named_children() if kind in JOINED else ()
+            children = {name: _identity(child) for name, child in inside}
+            if user in children.values():
+                return user
+            return {"kind": kind, "fields": model.fields, "children": children}
+    return user
+
+
+def _classifier(model: Any) -> Any:
+    """The network inside of what joins it with others: it knows the shape and the classes."""
+    return _classifier(model.network) if type(model) in JOINED.values() else model
 
 
 def _header(path: Path, metadata: Mapping[str, str] | None) -> Header:
@@ -193,24 +210,33 @@ def _planned(path: Path, header: Header) -> nn.Module:
         hint = "give its factory, --model module:function, and this file as --weights"
         raise ValueError(f"{path}: holds weights of a network of someone's own; {hint}")
     try:
-        checks.known("model", header.kind, MODELS)
-        if header.children:
-            raise ValueError(
-                f"children {tensorfiles.short(sorted(header.children))}: expected none"
-            )
+        checks.known("model", header.kind, {**MODELS, **JOINED})
         with torch.device("meta"):
-            model = MODELS[header.kind](**header.fields)
-        _, fields = _identity(model)
-    except (ValueError, TypeError, RuntimeError) as error:
+            model = _built(header)
+    except (ValueError, TypeError, RuntimeError, AttributeError) as error:
         raise ValueError(f"{path}: header: {tensorfiles.short(error)}") from error
-    _require_agreement(path, header, fields)
+    _require_agreement(path, header, model)
     return model
 
 
-def _require_agreement(path: Path, header: Header, fields: Mapping[str, Any]) -> None:
+def _built(part: Part) -> nn.Module:
+    checks.known("part", part.kind, {**MODELS, **PARTS, **JOINED})
+    if part.children and part.kind not in JOINED:
+        found = f"children {tensorfiles.short(sorted(part.children))} of {part.kind}"
+        raise ValueError(f"{found}: expected none")
+    children = {name: _built(child) for name, child in part.children.items()}
+    return {**MODELS, **PARTS, **JOINED}[part.kind](**part.fields, **children)
+
+
+def _require_agreement(path: Path, header: Header, model: nn.Module) -> None:
     """Require that the header says nothing else than the fields of its own model."""
     if header.kind == USER:
         return
+    network = _classifier(model)
+    if type(network) not in MODELS.values():
+        found = f"header: {header.kind} of {type(network).__name__}"
+        raise ValueError(f"{path}: {found}: expected one of a network with logits")
+    fields = network.fields
     if list(header.shape) != fields["shape"]:
         expected = f"expected {tuple(fields['shape'])}, for which the network is built"
         raise ValueError(f"{path}: shape={header.shape}: {expected}")
@@ -255,12 +281,16 @@ def _require_normalisation(path: Path, model: nn.Module, tensors: Tensors) -> No
     if precisions not in ({torch.float32}, {torch.float64}):
         found = ", ".join(sorted(map(str, precisions)))
         raise ValueError(f"{path}: tensors of {found}: expected all float32 or all float64")
-    _, fields = _identity(model)
-    for name in ("mean", "std"):
-        kept = tensors[f"normalise.{name}"]
-        if not torch.equal(kept.flatten(), torch.tensor(fields[name]).to(kept.dtype)):
-            expected = f"expected {fields[name]}, as its header says"
-            raise ValueError(f"{path}: normalise.{name} is {kept.flatten().tolist()}: {expected}")
+    for prefix, module in model.named_modules(prefix="."):
+        if type(module) not in MODELS.values():
+            continue
+        fields: Any = module.fields
+        for name in ("mean", "std"):
+            place = f"{prefix}.normalise.{name}".lstrip(".")
+            kept = tensors[place]
+            if not torch.equal(kept.flatten(), torch.tensor(fields[name]).to(kept.dtype)):
+                expected = f"expected {fields[name]}, as its header says"
+                raise ValueError(f"{path}: {place} is {kept.flatten().tolist()}: {expected}")
 
 
 def _fill(path: Path, model: nn.Module, tensors: Tensors) -> None:

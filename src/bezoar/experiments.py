@@ -16,10 +16,12 @@ from torch import nn
 
 from bezoar import audit, checkpoints, checks, models
 from bezoar.attacks import FGSM, Attack
+from bezoar.classifier import weights_hash
 from bezoar.data.imageset import DataSet, ImageSet
 from bezoar.defence import Evidence
 from bezoar.files import read_json, write_json
 from bezoar.fit import Progress, Row, silent
+from bezoar.guards import Guard
 from bezoar.referee import Measurement, Referee
 from bezoar.repairs import Repair
 from bezoar.report import export
@@ -95,11 +97,7 @@ def trained(
         "seed": seed,
     }
     if path.exists():
-        record = dict(checkpoints.header(path).training)
-        log = cast(list[Row], record.pop("log", None))
-        if record != about:
-            raise ValueError(f"{path} holds another model: {record}; choose another --out")
-        return log
+        return _log_of(path, about)
     model = models.create(kind, shape=data.shape, classes=len(data.classes), seed=seed)
     snapshot = FileSnapshot(path.with_name(f"{path.stem}.training.safetensors"), about)
     log, _ = training(
@@ -107,6 +105,78 @@ def trained(
     )
     checkpoints.save(path, model, classes=data.classes, training={**about, "log": log})
     snapshot.clear()
+    return log
+
+
+def guarded(
+    path: Path,
+    model: nn.Module,
+    data: DataSet,
+    guard: Guard,
+    *,
+    seed: int,
+    on_step: Callable[[Progress], None] = silent,
+) -> list[Row]:
+    """Put a guard in front of a model and keep both, with the guard's log, in one model file.
+
+    Goes on where it was interrupted, and leaves a file that it wrote itself, as ``trained`` does.
+
+    Args:
+        path: the file to write.
+        model: one of ``models.MODELS``, or what another guard gave.
+        data: the guard sees train and validation.
+        guard: the method.
+        seed: names all randomness.
+        on_step: told how far the training is.
+
+    Raises:
+        ValueError: the file is there and holds something else.
+    """
+    about = {
+        "guard": repr(guard),
+        "network": weights_hash(model),
+        "data": data.name,
+        "images": len(data.train),
+        "hash": _hash(data.train, data.validation),
+        "seed": seed,
+    }
+    if path.exists():
+        return _log_of(path, about)
+    snapshot = FileSnapshot(path.with_name(f"{path.stem}.training.safetensors"), about)
+    evidence = Evidence(data.train, data.validation)
+    made = guard(model, evidence, seed=seed, snapshot=snapshot, on_step=on_step)
+    record = {**about, "log": made.log, "cost": made.cost.as_dict()}
+    checkpoints.save(path, made.classifier, classes=data.classes, training=record)
+    snapshot.clear()
+    return made.log
+
+
+def moved_guard(guard: Path, network: Path, out: Path) -> None:
+    """Write a model file with the purifier of ``guard`` in front of the model of ``network``.
+
+    Raises:
+        ValueError: the first has no guard, the two are for other images, or ``out`` is there.
+    """
+    first, second = checkpoints.load(guard), checkpoints.load(network)
+    if not isinstance(first.model, models.Purified):
+        raise ValueError(f"{guard}: {first.kind}: expected a model that `bezoar guard fit` wrote")
+    if first.shape != second.shape:
+        shapes = f"images of shape {first.shape} and of {second.shape}"
+        raise ValueError(f"{guard} and {network}: {shapes}: expected the same")
+    if out.exists():
+        raise ValueError(f"{out} is there already; choose another --out")
+    made = models.Purified(purifier=first.model.purifier, network=second.model)
+    record = {"guard": first.training.get("guard"), "moved from": weights_hash(first.model)}
+    checkpoints.save(out, made, classes=second.classes, training=record)
+
+
+def _log_of(path: Path, about: dict[str, Any]) -> list[Row]:
+    """The log in a model file, if the file is of this very training."""
+    record = dict(checkpoints.header(path).training)
+    log = cast(list[Row], record.pop("log", None))
+    record.pop("cost", None)
+    if record != about:
+        raise ValueError(f"{path} holds another model: {record}; choose another --out")
     return log
 
 

@@ -17,6 +17,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from bezoar import checks
 from bezoar.attacks import ATTACKS, Attack
+from bezoar.guards import GUARDS, Guard
 from bezoar.repairs import RANKINGS, REPAIRS, SELECTIONS, TWINS, Repair
 from bezoar.repairs.remove import Ranking
 from bezoar.repairs.selection import Selection
@@ -27,6 +28,7 @@ TABLES: Mapping[Any, tuple[str, Mapping[str, Any]]] = MappingProxyType(
     {
         Attack: ("attack", ATTACKS),
         Repair: ("repair", REPAIRS),
+        Guard: ("guard", GUARDS),
         Schedule: ("twins", TWINS),
         Selection: ("selection", SELECTIONS),
         Ranking: ("ranking", RANKINGS),

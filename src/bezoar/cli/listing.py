@@ -2,12 +2,13 @@
 
 
 def listing() -> None:
-    """List the data sets, networks, attacks, repairs and recipes that are known.
+    """List the data sets, networks, attacks, repairs, guards and recipes that are known.
 
     Example: bezoar list
     """
     from bezoar import data, models, recipes
     from bezoar.attacks import ATTACKS
+    from bezoar.guards import GUARDS
     from bezoar.repairs import REPAIRS
 
     def settings(kind: type) -> str:
@@ -23,7 +24,7 @@ def listing() -> None:
     print("networks")
     for name, kind in models.MODELS.items():
         print(f"  {name:14} {(kind.__doc__ or '').splitlines()[0]}")
-    for title, table in (("attacks", ATTACKS), ("repairs", REPAIRS)):
+    for title, table in (("attacks", ATTACKS), ("repairs", REPAIRS), ("guards", GUARDS)):
         print(title)
         for name, method in table.items():
             print(f"  {name:14} {(method.__doc__ or '').splitlines()[0]}")

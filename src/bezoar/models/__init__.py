@@ -9,11 +9,13 @@ from torch import nn
 
 from bezoar import checks
 from bezoar.classifier import device_of
+from bezoar.models.autoencoder import Autoencoder
 from bezoar.models.ensemble import Ensemble
 from bezoar.models.fields import Shape
 from bezoar.models.initial import initialise
 from bezoar.models.lenet import LeNet5, LeNet6x16, LeNet32x64
 from bezoar.models.preact_resnet import PreActResNet
+from bezoar.models.purified import Purified
 from bezoar.models.user import from_factory
 from bezoar.seeds import derive, generator
 
@@ -25,6 +27,10 @@ MODELS: Mapping[str, type[nn.Module]] = MappingProxyType(
         "preact-resnet": PreActResNet,
     }
 )
+
+# What a model file may hold besides: parts of a classifier, and what joins parts.
+PARTS: Mapping[str, type[nn.Module]] = MappingProxyType({"autoencoder": Autoencoder})
+JOINED: Mapping[str, type[nn.Module]] = MappingProxyType({"purified": Purified})
 
 
 def create(kind: str, *, shape: Shape, classes: int, seed: int, **fields: Any) -> nn.Module:
@@ -75,12 +81,16 @@ def restart(model: nn.Module, *, seed: int) -> None:
 
 
 __all__ = [
+    "JOINED",
     "MODELS",
+    "PARTS",
+    "Autoencoder",
     "Ensemble",
     "LeNet5",
     "LeNet6x16",
     "LeNet32x64",
     "PreActResNet",
+    "Purified",
     "create",
     "from_factory",
     "restart",

@@ -1,0 +1,69 @@
+"""``bezoar guard``: what it writes is a model for every other verb."""
+
+import pytest
+
+from bezoar import checkpoints, cli
+from bezoar.classifier import weights_hash
+
+FIT = ("guard", "fit", "base.safetensors", "--with", "cae:epochs=2,code=12", "--threads", "1")
+
+
+@pytest.fixture
+def guarded(work):
+    assert cli.run([*FIT, "--out", "guarded.safetensors"]) == 0
+    return work / "guarded.safetensors"
+
+
+def test_a_guarded_model_is_attacked_like_any_other(work, capsys, guarded):
+    said = capsys.readouterr().out
+    assert "cae:epochs=2,code=12 before base.safetensors on digits, validation: clean 0." in said
+    assert said.endswith("model: guarded.safetensors\n")
+    few = ("--images", "10", "--attack", "fgsm")
+    words = ["attack", "guarded.safetensors", *few, "--surrogate", "base.safetensors"]
+    assert cli.run([*words, "--out", "run"]) in (0, 1)
+    assert "transfer:fgsm@0.1" in capsys.readouterr().out
+    assert cli.run(["check", "run", "--model", "guarded.safetensors"]) == 0
+
+
+def test_the_same_command_leaves_the_file_as_it_is(guarded, capsys):
+    before = guarded.read_bytes()
+    assert cli.run([*FIT, "--out", "guarded.safetensors"]) == 0
+    assert guarded.read_bytes() == before
+    assert cli.run([*FIT, "--seed", "1", "--out", "guarded.safetensors"]) == 2
+    assert "holds another model" in capsys.readouterr().err
+    assert guarded.read_bytes() == before
+
+
+def test_the_model_itself_is_in_it_unchanged(work, guarded):
+    base = checkpoints.load(work / "base.safetensors").model
+    assert weights_hash(checkpoints.load(guarded).model.network) == weights_hash(base)
+
+
+def test_a_guard_is_moved_in_front_of_another_model(work, guarded):
+    words = ["guard", "apply", "guarded.safetensors", "base.safetensors", "--out"]
+    assert cli.run([*words, "moved.safetensors"]) == 0
+    moved, first = (checkpoints.load(work / name).model for name in ("moved.safetensors", guarded))
+    assert weights_hash(moved) == weights_hash(first)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([*FIT[:4], "caee", "--out", "x.safetensors"], "guard 'caee': expected one of cae"),
+        ([*FIT[:4], "cae:lam=-1", "--out", "x.safetensors"], "lam=-1.0: expected a number at"),
+        ([*FIT, "--out", "x.pt"], "--out=x.pt: expected a file NAME.safetensors"),
+        (["guard", "fit", "nosuch.safetensors", "--out", "x.safetensors"], "nosuch.safetensors"),
+        ([*FIT, "--data", "mnistt", "--out", "x.safetensors"], "did you mean 'mnist'?"),
+        (["guard", "fti"], "No such command 'fti'. Did you mean 'fit'?"),
+        (
+            ["guard", "apply", *["base.safetensors"] * 2, "--out", "x.safetensors"],
+            "base.safetensors: lenet-fig3: expected a model that `bezoar guard fit` wrote",
+        ),
+    ],
+)
+def test_what_makes_no_guard_is_refused_in_one_line(work, capsys, words, said):
+    assert cli.run(words) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+    assert sorted(path.name for path in work.iterdir()) == ["base.safetensors"]

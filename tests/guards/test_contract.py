@@ -1,0 +1,82 @@
+"""What every guard keeps to."""
+
+from copy import deepcopy
+
+import pytest
+import torch
+
+from bezoar.attacks import FGSM, PGD
+from bezoar.classifier import predict, weights_hash
+from bezoar.defence import Evidence
+from bezoar.guards import CAE, GUARDS
+from bezoar.models import create
+
+ROWS = [
+    CAE(inner=FGSM(eps=0.3), epochs=2),
+    CAE(inner=PGD(eps=0.1, steps=2), through=True, lam=0.1, sigma=0.3, clean=0.0, epochs=2),
+]
+
+
+@pytest.fixture(scope="module")
+def evidence(digits):
+    return Evidence(digits.train.first(96), digits.validation.first(30))
+
+
+@pytest.fixture(scope="module")
+def network():
+    return create("lenet-fig4", shape=(1, 8, 8), classes=10, seed=0).eval()
+
+
+def test_every_guard_has_a_row():
+    assert {type(guard) for guard in ROWS} == set(GUARDS.values())
+
+
+@pytest.mark.parametrize("guard", ROWS, ids=repr)
+class TestGuard:
+    def test_gives_a_classifier_and_leaves_the_network_as_it_is(self, guard, network, evidence):
+        before = deepcopy(network)
+        made = guard(network, evidence, seed=0)
+        assert weights_hash(network) == weights_hash(before)
+        assert [p.requires_grad for p in network.parameters()] == [
+            p.requires_grad for p in before.parameters()
+        ]
+        x, _ = evidence.validation.batch(slice(None))
+        logits = predict(made.classifier, x)
+        assert logits.shape == (30, 10)
+        assert not torch.equal(logits, predict(network, x))
+        assert not any(module.training for module in made.classifier.modules())
+
+    def test_logs_a_row_a_round_and_the_cost(self, guard, network, evidence):
+        made = guard(network, evidence, seed=0)
+        assert [row["round"] for row in made.log] == [0, 1, 2]
+        assert made.cost.forward > 0
+        assert made.cost.images == 2 * 96
+        assert all(0 <= row["clean"] <= 1 for row in made.log)
+
+    def test_follows_from_the_seed_and_touches_no_global_state(self, guard, network, evidence):
+        state = torch.random.get_rng_state()
+        first, again, other = (guard(network, evidence, seed=seed) for seed in (0, 0, 1))
+        assert torch.equal(torch.random.get_rng_state(), state)
+        assert weights_hash(first.classifier) == weights_hash(again.classifier)
+        assert weights_hash(first.classifier) != weights_hash(other.classifier)
+
+    def test_goes_on_to_the_bit_where_it_was_killed(self, guard, network, evidence):
+        class Kept:
+            def __init__(self, saves):
+                self.state, self.saves = None, saves
+
+            def load(self):
+                return deepcopy(self.state)
+
+            def save(self, state):
+                self.state = deepcopy(state)
+                self.saves -= 1
+                if not self.saves:
+                    raise KeyboardInterrupt
+
+        whole, kept = guard(network, evidence, seed=0), Kept(1)
+        with pytest.raises(KeyboardInterrupt):
+            guard(network, evidence, seed=0, snapshot=kept)
+        found = guard(network, evidence, seed=0, snapshot=kept)
+        assert weights_hash(found.classifier) == weights_hash(whole.classifier)
+        assert [row["clean"] for row in found.log] == [row["clean"] for row in whole.log]
