@@ -14,7 +14,9 @@ from bezoar.models.fields import Shape
 from bezoar.models.initial import initialise
 from bezoar.models.lenet import LeNet5, LeNet6x16, LeNet32x64
 from bezoar.models.preact_resnet import PreActResNet
+from bezoar.models.small import NetA, NetB, NetC, NetD, NetE, NetF
 from bezoar.models.user import from_factory
+from bezoar.models.vgg import VGG, ShallowVGG
 from bezoar.seeds import derive, generator
 
 MODELS: Mapping[str, type[nn.Module]] = MappingProxyType(
@@ -22,7 +24,15 @@ MODELS: Mapping[str, type[nn.Module]] = MappingProxyType(
         "lenet5": LeNet5,
         "lenet-fig3": LeNet32x64,
         "lenet-fig4": LeNet6x16,
+        "net-a": NetA,
+        "net-b": NetB,
+        "net-c": NetC,
+        "net-d": NetD,
+        "net-e": NetE,
+        "net-f": NetF,
         "preact-resnet": PreActResNet,
+        "vgg": VGG,
+        "vgg-8conv": ShallowVGG,
     }
 )
 
@@ -76,11 +86,19 @@ def restart(model: nn.Module, *, seed: int) -> None:
 
 __all__ = [
     "MODELS",
+    "VGG",
     "Ensemble",
     "LeNet5",
     "LeNet6x16",
     "LeNet32x64",
+    "NetA",
+    "NetB",
+    "NetC",
+    "NetD",
+    "NetE",
+    "NetF",
     "PreActResNet",
+    "ShallowVGG",
     "create",
     "from_factory",
     "restart",
