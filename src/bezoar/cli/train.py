@@ -10,7 +10,7 @@ from bezoar.cli import options
 
 def train(
     kind: Annotated[
-        str, typer.Argument(help="Network: lenet5, lenet-fig3, lenet-fig4 or preact-resnet.")
+        str, typer.Argument(help="Network: lenet-fig3, preact-resnet, vgg; bezoar list has all.")
     ],
     out: Annotated[Path, typer.Option(help="Model file to write, NAME.safetensors.")],
     data: options.Data = "digits",

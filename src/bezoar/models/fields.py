@@ -37,6 +37,17 @@ def checked(
     }
 
 
+def whole(name: str, value: int) -> int:
+    """Require a size of layers: an integer from 1 to ``LONGEST``.
+
+    Raises:
+        ValueError: another number, or none.
+    """
+    if type(value) is not int or not 1 <= value <= LONGEST:
+        raise ValueError(f"{name}={value!r}: expected an integer from 1 to {LONGEST}")
+    return value
+
+
 def _by_channel(name: str, values: Sequence[float], channels: int) -> list[float]:
     numbers = [isinstance(value, Real) and math.isfinite(value) for value in values]
     if len(numbers) != channels or not all(numbers):

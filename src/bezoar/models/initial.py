@@ -3,14 +3,12 @@
 import torch
 from torch import nn
 
-from bezoar.models.lenet import PartialConv
-
 
 def initialise(model: nn.Module, generator: torch.Generator) -> None:
-    """Draw Glorot-uniform weights and set biases to zero, Keras' default and so the paper's.
+    """Draw Glorot-uniform weights and set biases to zero, Keras' default.
 
-    Scales of normalised maps and coefficients of subsampling become 1; weights outside a table of
-    connections become 0.
+    Scales of normalised maps and coefficients of subsampling become 1. Then every module that
+    starts in a way of its own does so: its method ``start(generator)`` is called.
     """
     for name, parameter in model.named_parameters():
         if parameter.ndim > 1:
@@ -22,5 +20,6 @@ def initialise(model: nn.Module, generator: torch.Generator) -> None:
         else:
             nn.init.zeros_(parameter)
     for module in model.modules():
-        if isinstance(module, PartialConv):
-            module.weight.data.mul_(module.table)
+        start = getattr(module, "start", None)
+        if callable(start):
+            start(generator)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from bezoar.classifier import Normalise
 from bezoar.models.fields import Shape, checked
+from bezoar.models.padding import padded, padding
 
 # Table I of LeCun et al. (1998): the maps of S2 (rows) that each map of C3 (columns) looks at.
 C3_TABLE = (
@@ -62,13 +63,13 @@ class LeNet5(nn.Module):
         super().__init__()
         self.fields = checked(shape, classes, mean, std)
         self.normalise = Normalise(self.fields["mean"], self.fields["std"])
-        self.pad = _padding(shape, self.smallest)
+        self.pad = padding(shape, self.smallest)
         self.c1 = nn.Conv2d(shape[0], 6, 5)
         self.s2 = Subsampling(6)
         self.c3 = PartialConv(C3_TABLE, 5)
         self.s4 = Subsampling(16)
         self.c5 = nn.Conv2d(16, 120, 5)
-        height, width = (((side - 4) // 2 - 4) // 2 - 4 for side in _padded(shape, self.smallest))
+        height, width = (((side - 4) // 2 - 4) // 2 - 4 for side in padded(shape, self.smallest))
         self.f6 = nn.Linear(120 * height * width, 84)
         self.output = nn.Linear(84, classes)
 
@@ -112,11 +113,11 @@ class LeNet32x64(nn.Module):
         super().__init__()
         self.fields = checked(shape, classes, mean, std)
         self.normalise = Normalise(self.fields["mean"], self.fields["std"])
-        self.pad = _padding(shape, self.smallest)
+        self.pad = padding(shape, self.smallest)
         self.conv1 = nn.Conv2d(shape[0], 32, 3)
         self.conv2 = nn.Conv2d(32, 64, 3)
         self.drop1 = nn.Dropout(0.25)
-        height, width = ((side - 4) // 2 for side in _padded(shape, self.smallest))
+        height, width = ((side - 4) // 2 for side in padded(shape, self.smallest))
         self.hidden = nn.Linear(64 * height * width, 128)
         self.drop2 = nn.Dropout(0.5)
         self.output = nn.Linear(128, classes)
@@ -161,10 +162,10 @@ class LeNet6x16(nn.Module):
         super().__init__()
         self.fields = checked(shape, classes, mean, std)
         self.normalise = Normalise(self.fields["mean"], self.fields["std"])
-        self.pad = _padding(shape, self.smallest)
+        self.pad = padding(shape, self.smallest)
         self.conv1 = nn.Conv2d(shape[0], 6, 3)
         self.conv2 = nn.Conv2d(6, 16, 3)
-        height, width = (((side - 2) // 2 - 2) // 2 for side in _padded(shape, self.smallest))
+        height, width = (((side - 2) // 2 - 2) // 2 for side in padded(shape, self.smallest))
         self.hidden1 = nn.Linear(16 * height * width, 120)
         self.hidden2 = nn.Linear(120, 84)
         self.output = nn.Linear(84, classes)
@@ -220,6 +221,10 @@ class PartialConv(nn.Module):
         self.weight = nn.Parameter(plain.weight.detach() * mask.to(plain.weight.device))
         self.bias = plain.bias
 
+    def start(self, generator: torch.Generator) -> None:
+        """Set the weights of absent connections to 0; called by ``initialise``."""
+        self.weight.data.mul_(self.table)
+
     def forward(self, x: Tensor) -> Tensor:
         """Maps ``(N, rows, H, W)`` to maps ``(N, columns, H - size + 1, W - size + 1)``."""
         return F.conv2d(x, self.weight * self.table, self.bias)
@@ -228,19 +233,3 @@ class PartialConv(nn.Module):
 def squash(a: Tensor) -> Tensor:
     """LeCun's sigmoid, 1.7159 tanh(2a/3): 1 at 1 and -1 at -1, to four digits."""
     return 1.7159 * torch.tanh(a * (2 / 3))
-
-
-def _padded(shape: Shape, smallest: int) -> tuple[int, int]:
-    """Height and width after padding."""
-    return max(shape[1], smallest), max(shape[2], smallest)
-
-
-def _padding(shape: Shape, smallest: int) -> nn.Module:
-    """Black around images that are below the smallest side; an odd row goes below and right."""
-    height, width = (
-        side - given for side, given in zip(_padded(shape, smallest), shape[1:], strict=True)
-    )
-    if not height and not width:
-        return nn.Identity()
-    top, left = height // 2, width // 2
-    return nn.ZeroPad2d((left, width - left, top, height - top))

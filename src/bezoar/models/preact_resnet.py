@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bezoar.classifier import Normalise
-from bezoar.models.fields import LONGEST, Shape, checked
+from bezoar.models.fields import Shape, checked, whole
 
 
 class PreActResNet(nn.Module):
@@ -43,10 +43,8 @@ class PreActResNet(nn.Module):
         blocks: Sequence[int] = (2, 2, 2, 2),
     ) -> None:
         super().__init__()
-        counts = list(blocks)
-        for name, value in (("width", width), *(("blocks", count) for count in counts)):
-            if type(value) is not int or not 1 <= value <= LONGEST:
-                raise ValueError(f"{name}={value!r}: expected an integer from 1 to {LONGEST}")
+        whole("width", width)
+        counts = [whole("blocks", count) for count in blocks]
         if len(counts) != 4:
             raise ValueError(f"blocks={blocks!r}: expected four numbers, one a stage")
         fields = checked(shape, classes, mean, std)
