@@ -11,8 +11,9 @@ from torch import nn
 from bezoar import checkpoints, data, experiments
 from bezoar.attacks import PGD
 from bezoar.data.imageset import DataSet
+from bezoar.defence import Evidence
 from bezoar.fit import Progress
-from bezoar.repairs import Correct, Evidence, Stop
+from bezoar.repairs import Correct, Stop
 from bezoar.repairs.twins import Online
 from bezoar.runs import FileSnapshot
 from bezoar.training import Training

@@ -31,9 +31,10 @@ from torch import Tensor, nn
 from bezoar import audit, data, models
 from bezoar.attacks import PGD, PGDL2, Attack
 from bezoar.data.imageset import DataSet, ImageSet
+from bezoar.defence import Evidence
 from bezoar.demo import CURVE, EPS
 from bezoar.referee import measure
-from bezoar.repairs import Correct, Evidence, Stop
+from bezoar.repairs import Correct, Stop
 from bezoar.report import sheet
 from bezoar.results import Rate
 from bezoar.runs import provenance
