@@ -7,12 +7,15 @@ do, and where about 93 % stand. Writes results/attacks-speed.json and its page i
 nothing else run beside it.
 
     python benchmarks/attacks.py
+    python benchmarks/attacks.py --memory
+    python benchmarks/attacks.py --write
     python benchmarks/attacks.py --network lenet --attack pgd --threads 1
 
 Metrics: ``ratio:floor``: seconds of the bare forward and input-gradient passes of the prepared
 network over ours; ``ratio:PEER`` and ``ratio:fastest``: the peer's seconds over ours;
 ``ratio:bfloat16``: those of ours with a search in bfloat16 first;
-``memory:PEER``: the peer's peak memory over ours, what the process grew by while it ran, once warm.
+``memory:PEER``: the peer's peak memory over ours, by what a process of its own grew at most, once
+warm; a pass of its own, with one thread.
 """
 
 import argparse
@@ -20,6 +23,8 @@ import ctypes
 import gc
 import math
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -111,7 +116,13 @@ def cases(regimes: Regimes) -> Iterator[Case]:
 
 def _pgd(eps: float) -> dict[str, Peer]:
     step = 2.5 * eps / 40
-    long = {"norm": math.inf, "eps": eps, "eps_step": step, "max_iter": 40, "num_random_init": 1}
+    long: dict[str, Any] = {
+        "norm": math.inf,
+        "eps": eps,
+        "eps_step": step,
+        "max_iter": 40,
+        "num_random_init": 1,
+    }
     return {
         "foolbox": of_foolbox("LinfPGD", eps, abs_stepsize=step, steps=40),
         "torchattacks": of_torchattacks("PGD", eps=eps, alpha=step, steps=40),
@@ -149,8 +160,8 @@ def lowered(attack: Attack, model: nn.Module, x: Tensor, y: Tensor, noise: Noise
     return search(attack, prepared, x, goal, noise, batch=BATCH, low=low).x_adv
 
 
-def measured(case: Case, model: nn.Module, x: Tensor, y: Tensor, repeats: int) -> dict[str, Any]:
-    """Seconds, peak memory and robust images of all contestants."""
+def contestants(case: Case, model: nn.Module, x: Tensor, y: Tensor) -> dict[str, Run]:
+    """All that run a case, by name; ours is ""."""
     noise = Noise.first(SEED, "benchmark", np.arange(len(x)))
 
     def ours() -> Tensor:
@@ -165,8 +176,14 @@ def measured(case: Case, model: nn.Module, x: Tensor, y: Tensor, repeats: int) -
         runs["floor"] = lambda: floor(model, x, y, case.ours.steps)
     elif not case.ours.parts:
         runs["bfloat16"] = lambda: lowered(case.ours, model, x, y, noise)
+    return runs
+
+
+def measured(case: Case, model: nn.Module, x: Tensor, y: Tensor, repeats: int) -> dict[str, Any]:
+    """Seconds and robust images of all contestants."""
+    runs = contestants(case, model, x, y)
     standing = {}
-    for name, run in runs.items():  # the warm-up: what is cached for good is no one's peak
+    for name, run in runs.items():  # the warm-up
         torch.manual_seed(SEED)
         x_adv = run()
         with torch.no_grad():
@@ -174,36 +191,42 @@ def measured(case: Case, model: nn.Module, x: Tensor, y: Tensor, repeats: int) -
         standing[name] = int((right == y).sum())
         model.eval().requires_grad_(True)
     seconds: dict[str, list[float]] = {name: [] for name in runs}
-    memory = dict.fromkeys(runs, 0.0)
     for repeat in range(repeats):
         for name in list(runs)[:: 1 if repeat % 2 == 0 else -1]:
-            took, grown = _timed(runs[name])
-            seconds[name].append(took)
-            memory[name] = max(memory[name], grown)
+            start = time.perf_counter()
+            runs[name]()
+            seconds[name].append(time.perf_counter() - start)
             model.eval().requires_grad_(True)
-    run = perturb if case.regime == "full" else search
-    spent = run(case.ours, prepare(model), x, Untargeted(y), noise, batch=BATCH)
+    noise = Noise.first(SEED, "benchmark", np.arange(len(x)))
+    way = perturb if case.regime == "full" else search
+    spent = way(case.ours, prepare(model), x, Untargeted(y), noise, batch=BATCH)
     passes = int((spent.forward + spent.backward).sum())
     return {
         "count": len(x),
         "seconds": seconds,
-        "memory": memory,
         "standing": standing,
         "passes": passes / len(x),
     }
 
 
-def _timed(run: Run) -> tuple[float, float]:
-    """How long something ran, in seconds, and by how many bytes the process grew at most."""
+def grown(run: Run) -> float:
+    """By how many bytes this process grows at most while something runs, once warm."""
+    run()
     gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)  # what earlier runs left behind is no part of it
+    ctypes.CDLL(None).malloc_trim(0)  # what the warm-up left behind is no part of it
     status = Path("/proc/self/status")
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts again
     before = _kilobytes(status, "VmRSS")
-    start = time.perf_counter()
     run()
-    took = time.perf_counter() - start
-    return took, 1024 * max(_kilobytes(status, "VmHWM") - before, 1)
+    return 1024 * max(_kilobytes(status, "VmHWM") - before, 1)
+
+
+def weighed(label: str, name: str, root: Path | None) -> float:
+    """What ``grown`` says of one contestant of a case, in a process of its own."""
+    words = [sys.executable, __file__, "--weigh", label, "--contestant", name]
+    words += ["--data-root", str(root)] if root else []
+    said = subprocess.run(words, check=True, capture_output=True, text=True).stdout
+    return float(said.splitlines()[-1])
 
 
 def _kilobytes(status: Path, name: str) -> float:
@@ -220,15 +243,24 @@ def rows(name: str, case: Case, cell: dict[str, Any]) -> list[audit.Row]:
     metrics |= {f"seconds:{key}": value for key, value in seconds.items() if key}
     metrics |= {f"ratio:{key}": value / seconds[""] for key, value in seconds.items() if key}
     metrics["ratio:fastest"] = min(seconds[key] for key in peers) / seconds[""]
-    memory = cell["memory"]
-    metrics["memory"] = memory[""]
-    metrics |= {f"memory:{key}": memory[key] / memory[""] for key in peers}
+    if memory := cell.get("memory"):
+        metrics["memory"] = memory[""]
+        metrics |= {f"memory:{key}": memory[key] / memory[""] for key in peers}
     made = [audit.number_row(label, SEED, key, value) for key, value in metrics.items()]
     for key in ["", *peers, *({"bfloat16"} & set(seconds))]:
         rate = Rate(cell["standing"][key], cell["count"])
         metric = f"robust{':' if key else ''}{key}@{case.ours.eps:.3g}"
         made.append(audit.rate_row(label, SEED, metric, rate))
     return made
+
+
+def shown(case: Case, network_of: str, root: Path | None) -> tuple[nn.Module, Tensor, Tensor]:
+    """A network and the images of a case that it classifies right."""
+    model, whole = network(network_of, root)
+    x, y = whole.test.batch(slice(case.images))
+    with torch.no_grad():
+        right = model(x).argmax(dim=1) == y
+    return model, x[right], y[right]
 
 
 def main() -> None:
@@ -239,50 +271,72 @@ def main() -> None:
     parser.add_argument("--data-root", type=Path, help="folder of the data sets")
     parser.add_argument("--threads", type=int, default=2, help="of torch")
     parser.add_argument("--repeats", type=int, default=3, help="timed runs of each contestant")
+    parser.add_argument("--memory", action="store_true", help="measure the memory of timed cases")
+    parser.add_argument("--weigh", help=argparse.SUPPRESS)  # a case, for ``weighed``
+    parser.add_argument("--contestant", help=argparse.SUPPRESS)
     parser.add_argument("--write", action="store_true", help="write results and page, measure none")
     arguments = parser.parse_args()
+    labelled = [
+        (f"{name} {name_of(case.ours)} {case.regime}", name, case)
+        for name in arguments.network or list(NETWORKS)
+        for case in cases(REGIMES[name])
+    ]
+    if arguments.weigh:
+        torch.set_num_threads(1)
+        _, name, case = next(entry for entry in labelled if entry[0] == arguments.weigh)
+        images = shown(case, name, arguments.data_root)
+        print(grown(contestants(case, *images)[arguments.contestant]))
+        return
     torch.set_num_threads(arguments.threads)
-    table: list[audit.Row] = []
-    missing: list[str] = []
-    revisions: set[str] = set()
-    for name in arguments.network or list(NETWORKS):
-        model, whole = network(name, arguments.data_root)
-        for case in cases(REGIMES[name]):
-            if not any(name_of(case.ours).startswith(a) for a in arguments.attack or [""]):
-                continue
-            path = CELLS / f"{name}-{name_of(case.ours)}-{case.regime}.json"
-            if arguments.write and not path.exists():
-                missing.append(f"{name} {name_of(case.ours)} {case.regime}")
-                continue
-            if not path.exists():
-                x, y = whole.test.batch(slice(case.images))
-                with torch.no_grad():
-                    right = model(x).argmax(dim=1) == y
-                x, y = x[right], y[right]
-                path.parent.mkdir(parents=True, exist_ok=True)
-                # AutoAttack takes its time: the warm-up, and one run of each.
-                repeats = 1 if case.ours.parts else arguments.repeats
-                about = {"revision": provenance("")["revision"]}
-                write_json(path, {**about, **measured(case, model, x, y, repeats)})
-            done = read_json(path)
-            made = rows(name, case, done)
-            table += made
-            revisions.add(done["revision"])
-            shown = "  ".join(
-                f"{row['metric']} {row['value']:.3g}"
-                for row in made
-                if row["metric"].startswith(("ratio", "memory:", "robust", "passes"))
-            )
-            print(f"{made[0]['case']}: {shown}", flush=True)
-    if arguments.write or not (arguments.network or arguments.attack):
-        notes = provenance("python benchmarks/attacks.py")
-        notes["revision"] = ", ".join(sorted(revisions))
-        found: dict[str, Any] = audit.results(notes, table, {})
-        if missing:
-            found["missing"] = missing
-        sheet.write(found, NAME, RESULTS, PAGES)
+    done = {}
+    for label, name, case in labelled:
+        if any(name_of(case.ours).startswith(a) for a in arguments.attack or [""]):
+            done[label] = cell(label, name, case, arguments)
+            if done[label]:
+                _say(label, rows(name, case, done[label]))
+    if arguments.write:
+        write({label: (name, case) for label, name, case in labelled}, done)
     if MISSING:
         print(f"peers that are not installed: {', '.join(MISSING)}")
+
+
+def cell(label: str, name: str, case: Case, arguments: argparse.Namespace) -> dict[str, Any]:
+    """What is known of a case, measured if it is to be; nothing if it is not known."""
+    path = CELLS / f"{label.replace(' ', '-')}.json"
+    done: dict[str, Any] = read_json(path) if path.exists() else {}
+    if not done and not (arguments.write or arguments.memory):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # AutoAttack takes its time: the warm-up, and one run of each.
+        repeats = 1 if case.ours.parts else arguments.repeats
+        images = shown(case, name, arguments.data_root)
+        done = {"revision": provenance("")["revision"], **measured(case, *images, repeats)}
+        write_json(path, done)
+    if done and arguments.memory and "memory" not in done:
+        rivals = ["", *(key for key in done["seconds"] if key not in OURS)]
+        done["memory"] = {key: weighed(label, key, arguments.data_root) for key in rivals}
+        write_json(path, done)
+    return done
+
+
+def write(known: dict[str, tuple[str, Case]], done: dict[str, dict[str, Any]]) -> None:
+    """Write the results and their page."""
+    found = {label: each for label, each in done.items() if each}
+    table = [row for label, each in found.items() for row in rows(*known[label], each)]
+    notes = provenance("python benchmarks/attacks.py")
+    notes["revision"] = ", ".join(sorted({each["revision"] for each in found.values()}))
+    results: dict[str, Any] = audit.results(notes, table, {})
+    if missing := [label for label, each in done.items() if not each]:
+        results["missing"] = missing
+    sheet.write(results, NAME, RESULTS, PAGES)
+
+
+def _say(label: str, made: list[audit.Row]) -> None:
+    said = "  ".join(
+        f"{row['metric']} {row['value']:.3g}"
+        for row in made
+        if row["metric"].startswith(("ratio", "memory:", "robust", "passes"))
+    )
+    print(f"{label}: {said}", flush=True)
 
 
 if __name__ == "__main__":

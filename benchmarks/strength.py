@@ -89,7 +89,7 @@ class Cell(NamedTuple):
 
     ours: Attack
     peers: dict[str, Peer]
-    count: int
+    images: int
 
 
 def cells(radii: Radii, counts: Counts) -> Iterator[Cell]:
@@ -139,7 +139,13 @@ def _steps(radii: Radii, n: int) -> Iterator[Cell]:
 
 
 def _art_pgd(norm: float, eps: float, step: float) -> Peer:
-    settings = {"norm": norm, "eps": eps, "eps_step": step, "max_iter": 40, "num_random_init": 1}
+    settings: dict[str, Any] = {
+        "norm": norm,
+        "eps": eps,
+        "eps_step": step,
+        "max_iter": 40,
+        "num_random_init": 1,
+    }
     return of_art("ProjectedGradientDescentPyTorch", **settings, batch_size=128, verbose=False)
 
 
@@ -161,7 +167,7 @@ def _auto(radii: Radii, counts: Counts) -> Iterator[Cell]:
     for norm, eps, size in (("linf", radii.linf, INF), ("l2", radii.l2, 2)):
         for loss, of_art_too in (("ce", "cross_entropy"), ("dlr", "difference_logits_ratio")):
             ours = attacks.APGD(eps=eps, norm=norm, loss=loss)
-            long = {"norm": size, "eps": eps, "eps_step": 2 * eps, "max_iter": 100}
+            long: dict[str, Any] = {"norm": size, "eps": eps, "eps_step": 2 * eps, "max_iter": 100}
             peers = {
                 "torchattacks": _torchattacks("APGD", norm, eps, steps=100, loss=loss),
                 "adv-lib": of_advlib("apgd", eps=eps, norm=size, loss_function=loss),
@@ -195,7 +201,7 @@ def _auto(radii: Radii, counts: Counts) -> Iterator[Cell]:
             ),
         }
         yield Cell(square(eps=eps, steps=queries), random, counts.black_box)
-        parts = [
+        parts: list[tuple[str, dict[str, Any]]] = [
             ("APGD", {"steps": 100, "loss": "ce"}),
             ("APGDT", {"steps": 50}),
             ("FAB", {"steps": 50, "multi_targeted": True}),
@@ -422,10 +428,10 @@ def main() -> None:
             case = f"{name} {name_of(cell.ours)}"
             path = CELLS / f"{case.replace(' ', '/')}-{cell.ours.norm}.json"
             wanted = any(name_of(cell.ours).startswith(a) for a in arguments.attack or [""])
-            done = read_json(path) if path.exists() else {"count": 0}
-            if done["count"] != cell.count and wanted and not arguments.write:
+            done: dict[str, Any] = read_json(path) if path.exists() else {"count": 0}
+            if done["count"] != cell.images and wanted and not arguments.write:
                 model, whole = network(name, arguments.data_root)
-                x, y = whole.test.batch(slice(cell.count))
+                x, y = whole.test.batch(slice(cell.images))
                 path.parent.mkdir(parents=True, exist_ok=True)
                 about = {"ours": repr(cell.ours), "revision": provenance("")["revision"]}
                 done = {**about, **measured(cell, model, x, y)}

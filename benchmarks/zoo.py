@@ -123,6 +123,8 @@ def having(model: nn.Module, **fields: Any) -> nn.Module:
 class Thermometer(nn.Module):
     """Each pixel as how many of ten thresholds it passes (Buckman et al., ICLR 2018)."""
 
+    thresholds: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.slope = math.inf  # of the step; finite for the stand-in
@@ -325,7 +327,7 @@ def distilled(whole: DataSet) -> Masked:
         return F.cross_entropy(model(x) / 100, soft)
 
     student = learnt(small(), whole.train, loss=taught, epochs=60, lr=5e-3)
-    cooled = deepcopy(student)
+    cooled: Any = deepcopy(student)
     with torch.no_grad():
         for parameter in cooled[-1].parameters():
             parameter.div_(100)
