@@ -34,6 +34,13 @@ def test_the_same_command_leaves_the_file_as_it_is(guarded, capsys):
     assert guarded.read_bytes() == before
 
 
+def test_the_attack_to_be_undone_may_be_named_apart(work):
+    words = [*FIT, "--inner", "pgd:eps=0.2,steps=2", "--out", "guarded.safetensors"]
+    assert cli.run(words) == 0
+    record = checkpoints.header(work / "guarded.safetensors").training
+    assert "inner=PGD(eps=0.2, steps=2," in record["guard"]
+
+
 def test_the_model_itself_is_in_it_unchanged(work, guarded):
     base = checkpoints.load(work / "base.safetensors").model
     assert weights_hash(checkpoints.load(guarded).model.network) == weights_hash(base)
@@ -51,6 +58,10 @@ def test_a_guard_is_moved_in_front_of_another_model(work, guarded):
     [
         ([*FIT[:4], "caee", "--out", "x.safetensors"], "guard 'caee': expected one of cae"),
         ([*FIT[:4], "cae:lam=-1", "--out", "x.safetensors"], "lam=-1.0: expected a number at"),
+        (
+            [*FIT[:4], "cae:inner=pgd", "--inner", "fgsm", "--out", "x.safetensors"],
+            "--inner='fgsm': expected once, but --with='cae:inner=pgd' has it too",
+        ),
         ([*FIT, "--out", "x.pt"], "--out=x.pt: expected a file NAME.safetensors"),
         (["guard", "fit", "nosuch.safetensors", "--out", "x.safetensors"], "nosuch.safetensors"),
         ([*FIT, "--data", "mnistt", "--out", "x.safetensors"], "did you mean 'mnist'?"),

@@ -23,6 +23,10 @@ def fit(
     method: Annotated[
         str, typer.Option("--with", help="Guard, NAME or NAME:FIELD=VALUE,... (bezoar list).")
     ] = "cae",
+    inner: Annotated[
+        str | None,
+        typer.Option(help="Attack that the guard is trained against, NAME:FIELD=VALUE,..."),
+    ] = None,
     data: options.Data = "digits",
     seed: options.Seed = 0,
     data_root: options.DataRoot = None,
@@ -33,14 +37,18 @@ def fit(
 
     One that is interrupted goes on when the same command is given again.
 
-    Example: bezoar guard fit lenet.safetensors --with cae:epochs=5 --data mnist --out g.safetensors
+    Example: bezoar guard fit m.safetensors --inner fgsm:eps=0.6 --data mnist --out g.safetensors
     """
     from bezoar import experiments, recipes
     from bezoar.cli import screen, subject
     from bezoar.guards import Guard
 
     subject.threads(threads)
-    made: Guard = recipes.method(Guard, method, "--with")
+    settings = recipes.parsed(method, "--with")
+    if inner is not None and "inner" in settings:
+        raise ValueError(f"--inner={inner!r}: expected once, but --with={method!r} has it too")
+    more = {} if inner is None else {"inner": inner}
+    made: Guard = recipes.method(Guard, {**settings, **more}, "--with")
     subject.writable(out)
     named = subject.subject(model, None, None)
     whole = subject.dataset(data, data_root, image_size, named.shape)

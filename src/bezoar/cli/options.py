@@ -70,9 +70,8 @@ LowPrecision = Annotated[
     bool,
     typer.Option(
         "--low-precision",
-        help="Search in bfloat16 first: where most images fall, and bfloat16 is fast, it takes "
-        "half the time. What it finds is judged in float32, and what it does not find is attacked "
-        "again in float32.",
+        help="Search in bfloat16 first. What it finds is judged in float32, and what it does not "
+        "find is attacked again in float32: it pays where nearly all images fall.",
     ),
 ]
 Surrogates = Annotated[
