@@ -167,3 +167,28 @@ class TestFiles:
     def test_unknown_recipes(self, name):
         with pytest.raises(ValueError, match=r"recipe '.*': expected one of lenet-fgsm"):
             recipes.find(name)
+
+
+class TestNetwork:
+    def test_is_a_name_with_fields(self):
+        assert recipes.network("lenet-fig4") == ("lenet-fig4", {})
+        assert recipes.network("vgg:width=16,norm=true,dropout=0.3") == (
+            "vgg",
+            {"width": 16, "norm": True, "dropout": 0.3},
+        )
+        assert recipes.network("small-net:letter=c") == ("small-net", {"letter": "c"})
+
+    @pytest.mark.parametrize(
+        ("text", "said"),
+        [
+            ("vggg", "network 'vggg': expected one of .*; did you mean 'vgg'"),
+            ("vgg:widht=16", "vgg: field 'widht': expected one of .*; did you mean 'width'"),
+            ("vgg:width=wide", "vgg.width='wide': "),
+            ("vgg:shape=3", "vgg: field 'shape': expected one of depth, "),
+            ("lenet-fig4:width=16", "lenet-fig4: field 'width': expected"),
+            ("vgg:width", "'vgg:width': expected NAME or NAME:FIELD=VALUE"),
+        ],
+    )
+    def test_refuses_what_is_none(self, text, said):
+        with pytest.raises(ValueError, match=said):
+            recipes.network(text)

@@ -4,7 +4,7 @@ Everything that takes long is kept as soon as it is done, so the same call goes 
 interrupted one stopped, and ends with the same files.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -77,6 +77,7 @@ def trained(
     training: Training,
     *,
     seed: int,
+    fields: Mapping[str, Any] | None = None,
     on_step: Callable[[Progress], None] = silent,
 ) -> list[Row]:
     """Train one of the built-in networks and keep it, with its log, in a model file.
@@ -95,10 +96,12 @@ def trained(
         "hash": _hash(data.train, data.validation),
         "method": repr(training),
         "seed": seed,
+        **({"fields": dict(fields)} if fields else {}),
     }
     if path.exists():
         return _log_of(path, about)
-    model = models.create(kind, shape=data.shape, classes=len(data.classes), seed=seed)
+    sizes: dict[str, Any] = {"shape": data.shape, "classes": len(data.classes)}
+    model = models.create(kind, **sizes, seed=seed, **(fields or {}))
     snapshot = FileSnapshot(path.with_name(f"{path.stem}.training.safetensors"), about)
     log, _ = training(
         model, data.train, data.validation, seed=seed, snapshot=snapshot, on_step=on_step

@@ -18,6 +18,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from bezoar import checks
 from bezoar.attacks import ATTACKS, Attack
 from bezoar.guards import GUARDS, Guard
+from bezoar.models import MODELS
 from bezoar.repairs import RANKINGS, REPAIRS, SELECTIONS, TWINS, Repair
 from bezoar.repairs.remove import Ranking
 from bezoar.repairs.selection import Selection
@@ -48,6 +49,24 @@ def attack(text: str | Mapping[str, Any], **defaults: Any) -> Attack:
     """
     made: Attack = method(Attack, text, "attack", defaults)
     return made
+
+
+def network(text: str) -> tuple[str, dict[str, Any]]:
+    """Name and fields of a built-in network, for example from ``"vgg:width=16"``.
+
+    Raises:
+        ValueError: unknown name or field, or a value of another sort.
+    """
+    settings: dict[str, Any] = dict(parsed(text, "network"))
+    name = settings.pop("name")
+    checks.known("network", name, MODELS)
+    hints = get_type_hints(MODELS[name].__init__)
+    known = sorted(hints.keys() - {"shape", "classes", "mean", "std", "return"})
+    for key in settings:
+        checks.known(f"{name}: field", key, known)
+    return name, {
+        key: _value(hints[key], value, f"{name}.{key}") for key, value in settings.items()
+    }
 
 
 def method(

@@ -10,7 +10,8 @@ from bezoar.cli import options
 
 def train(
     kind: Annotated[
-        str, typer.Argument(help="Network: lenet-fig3, preact-resnet, vgg; bezoar list has all.")
+        str,
+        typer.Argument(help="Network, NAME or NAME:FIELD=VALUE,... (bezoar list).", metavar="NAME"),
     ],
     out: Annotated[Path, typer.Option(help="Model file to write, NAME.safetensors.")],
     data: options.Data = "digits",
@@ -34,16 +35,19 @@ def train(
 
     Example: bezoar train lenet-fig3 --data mnist --epochs 5 --out lenet.safetensors
     """
-    from bezoar import experiments
+    from bezoar import experiments, recipes
     from bezoar.cli import screen, subject
     from bezoar.training import Training
 
     subject.threads(threads)
     training = Training(epochs=epochs, batch=batch, lr=lr, schedule=schedule, patience=patience)
+    name, fields = recipes.network(kind)
     subject.writable(out)
     whole = subject.dataset(data, data_root, image_size)
     with screen.screen() as bars:
-        log = experiments.trained(out, kind, whole, training, seed=seed, on_step=bars.on_step)
+        log = experiments.trained(
+            out, name, whole, training, seed=seed, fields=fields, on_step=bars.on_step
+        )
     best = max(row["clean"] for row in log)
     epochs_done = f"{log[-1]['round']:.0f} epochs"
     print(f"{kind} on {whole.name}: validation accuracy {best:.4f} after {epochs_done}")

@@ -16,7 +16,7 @@ from bezoar.models.initial import initialise
 from bezoar.models.lenet import LeNet5, LeNet6x16, LeNet32x64
 from bezoar.models.preact_resnet import PreActResNet
 from bezoar.models.purified import Purified
-from bezoar.models.small import NetA, NetB, NetC, NetD, NetE, NetF
+from bezoar.models.small import SmallNet
 from bezoar.models.user import from_factory
 from bezoar.models.vgg import VGG, ShallowVGG
 from bezoar.seeds import derive, generator
@@ -26,12 +26,7 @@ MODELS: Mapping[str, type[nn.Module]] = MappingProxyType(
         "lenet5": LeNet5,
         "lenet-fig3": LeNet32x64,
         "lenet-fig4": LeNet6x16,
-        "net-a": NetA,
-        "net-b": NetB,
-        "net-c": NetC,
-        "net-d": NetD,
-        "net-e": NetE,
-        "net-f": NetF,
+        "small-net": SmallNet,
         "preact-resnet": PreActResNet,
         "vgg": VGG,
         "vgg-8conv": ShallowVGG,
@@ -100,15 +95,10 @@ __all__ = [
     "LeNet5",
     "LeNet6x16",
     "LeNet32x64",
-    "NetA",
-    "NetB",
-    "NetC",
-    "NetD",
-    "NetE",
-    "NetF",
     "PreActResNet",
     "Purified",
     "ShallowVGG",
+    "SmallNet",
     "create",
     "from_factory",
     "restart",
