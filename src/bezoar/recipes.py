@@ -9,6 +9,7 @@ import sys
 import tomllib
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
+from inspect import signature
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, get_type_hints
@@ -61,12 +62,18 @@ def network(text: str) -> tuple[str, dict[str, Any]]:
     name = settings.pop("name")
     checks.known("network", name, MODELS)
     hints = get_type_hints(MODELS[name].__init__)
-    known = sorted(hints.keys() - {"shape", "classes", "mean", "std", "return"})
     for key in settings:
-        checks.known(f"{name}: field", key, known)
+        checks.known(f"{name}: field", key, of_network(name))
     return name, {
         key: _value(hints[key], value, f"{name}.{key}") for key, value in settings.items()
     }
+
+
+def of_network(name: str) -> dict[str, Any]:
+    """The fields that text may set of a built-in network, with their defaults."""
+    given = {"shape", "classes", "mean", "std"}  # by the data, or in Python only
+    arguments = signature(MODELS[name]).parameters.values()
+    return {one.name: one.default for one in arguments if one.name not in given}
 
 
 def method(

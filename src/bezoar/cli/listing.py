@@ -24,6 +24,8 @@ def listing() -> None:
     print("networks")
     for name, kind in models.MODELS.items():
         print(f"  {name:14} {(kind.__doc__ or '').splitlines()[0]}")
+        if own := recipes.of_network(name):
+            print(f"  {'':14} {', '.join(f'{key}={value!r}' for key, value in own.items())}")
     for title, table in (("attacks", ATTACKS), ("repairs", REPAIRS), ("guards", GUARDS)):
         print(title)
         for name, method in table.items():
