@@ -11,7 +11,11 @@ import pytest
 from bezoar import checkpoints, cli
 from bezoar.classifier import weights_hash
 
-MAIN = "from bezoar.cli import main; main()"
+# Tests that run in the background may ignore Ctrl-C, and what they start inherits that.
+MAIN = (
+    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "from bezoar.cli import main; main()"
+)
 TRAIN = ("train", "lenet-fig3", "--epochs", "8", "--patience", "8", "--threads", "1", "--out")
 REPAIR = ("repair", "base.safetensors", "--images", "10", "--attack", "fgsm", "--inner", "fgsm")
 REPAIR = (*REPAIR, "--rounds", "6", "--target", "2", "--threads", "1", "--out")
