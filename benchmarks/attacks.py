@@ -234,9 +234,8 @@ def _kilobytes(status: Path, name: str) -> float:
     return float(line.split()[1])
 
 
-def rows(name: str, case: Case, cell: dict[str, Any]) -> list[audit.Row]:
+def rows(label: str, case: Case, cell: dict[str, Any]) -> list[audit.Row]:
     """The rows of a case."""
-    label = f"{name} {name_of(case.ours)} {case.regime}"
     seconds = {key: statistics.median(value) for key, value in cell["seconds"].items()}
     peers = [key for key in seconds if key not in OURS]
     metrics = {"seconds": seconds[""], "passes": cell["passes"]}
@@ -276,26 +275,26 @@ def main() -> None:
     parser.add_argument("--contestant", help=argparse.SUPPRESS)
     parser.add_argument("--write", action="store_true", help="write results and page, measure none")
     arguments = parser.parse_args()
-    labelled = [
-        (f"{name} {name_of(case.ours)} {case.regime}", name, case)
+    labelled = {
+        f"{name} {name_of(case.ours)} {case.regime}": (name, case)
         for name in arguments.network or list(NETWORKS)
         for case in cases(REGIMES[name])
-    ]
+    }
     if arguments.weigh:
         torch.set_num_threads(1)
-        _, name, case = next(entry for entry in labelled if entry[0] == arguments.weigh)
+        name, case = labelled[arguments.weigh]
         images = shown(case, name, arguments.data_root)
         print(grown(contestants(case, *images)[arguments.contestant]))
         return
     torch.set_num_threads(arguments.threads)
     done = {}
-    for label, name, case in labelled:
+    for label, (name, case) in labelled.items():
         if any(name_of(case.ours).startswith(a) for a in arguments.attack or [""]):
             done[label] = cell(label, name, case, arguments)
             if done[label]:
-                _say(label, rows(name, case, done[label]))
+                _say(label, rows(label, case, done[label]))
     if arguments.write:
-        write({label: (name, case) for label, name, case in labelled}, done)
+        write({label: case for label, (_, case) in labelled.items()}, done)
     if MISSING:
         print(f"peers that are not installed: {', '.join(MISSING)}")
 
@@ -318,10 +317,10 @@ def cell(label: str, name: str, case: Case, arguments: argparse.Namespace) -> di
     return done
 
 
-def write(known: dict[str, tuple[str, Case]], done: dict[str, dict[str, Any]]) -> None:
+def write(known: dict[str, Case], done: dict[str, dict[str, Any]]) -> None:
     """Write the results and their page."""
     found = {label: each for label, each in done.items() if each}
-    table = [row for label, each in found.items() for row in rows(*known[label], each)]
+    table = [row for label, each in found.items() for row in rows(label, known[label], each)]
     notes = provenance("python benchmarks/attacks.py")
     notes["revision"] = ", ".join(sorted({each["revision"] for each in found.values()}))
     results: dict[str, Any] = audit.results(notes, table, {})

@@ -17,6 +17,7 @@ from bezoar import checks, tensorfiles, weights
 from bezoar.models import JOINED, MODELS, PARTS
 from bezoar.tensorfiles import KEY, Tensors
 
+KINDS = {**MODELS, **PARTS, **JOINED}
 USER = "user"  # kind of a network that a user's own factory makes
 
 REALS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -173,7 +174,7 @@ def load_weights(path: Path, model: nn.Module) -> None:
 def _identity(model: nn.Module) -> dict[str, Any]:
     """Kind, fields and children; what has a part of someone's own inside is someone's own."""
     user = {"kind": USER, "fields": {}, "children": {}}
-    for kind, cls in {**MODELS, **PARTS, **JOINED}.items():
+    for kind, cls in KINDS.items():
         if type(model) is cls:
             inside = model.named_children() if kind in JOINED else ()
             children = {name: _identity(child) for name, child in inside}
@@ -220,12 +221,12 @@ def _planned(path: Path, header: Header) -> nn.Module:
 
 
 def _built(part: Part) -> nn.Module:
-    checks.known("part", part.kind, {**MODELS, **PARTS, **JOINED})
+    checks.known("part", part.kind, KINDS)
     if part.children and part.kind not in JOINED:
         found = f"children {tensorfiles.short(sorted(part.children))} of {part.kind}"
         raise ValueError(f"{found}: expected none")
     children = {name: _built(child) for name, child in part.children.items()}
-    return {**MODELS, **PARTS, **JOINED}[part.kind](**part.fields, **children)
+    return KINDS[part.kind](**part.fields, **children)
 
 
 def _require_agreement(path: Path, header: Header, model: nn.Module) -> None:

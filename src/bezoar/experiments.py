@@ -102,7 +102,7 @@ def trained(
         return _log_of(path, about)
     sizes: dict[str, Any] = {"shape": data.shape, "classes": len(data.classes)}
     model = models.create(kind, **sizes, seed=seed, **(fields or {}))
-    snapshot = FileSnapshot(path.with_name(f"{path.stem}.training.safetensors"), about)
+    snapshot = _beside(path, about)
     log, _ = training(
         model, data.train, data.validation, seed=seed, snapshot=snapshot, on_step=on_step
     )
@@ -145,13 +145,18 @@ def guarded(
     }
     if path.exists():
         return _log_of(path, about)
-    snapshot = FileSnapshot(path.with_name(f"{path.stem}.training.safetensors"), about)
+    snapshot = _beside(path, about)
     evidence = Evidence(data.train, data.validation)
     made = guard(model, evidence, seed=seed, snapshot=snapshot, on_step=on_step)
     record = {**about, "log": made.log, "cost": made.cost.as_dict()}
     checkpoints.save(path, made.classifier, classes=data.classes, training=record)
     snapshot.clear()
     return made.log
+
+
+def _beside(path: Path, about: dict[str, Any]) -> FileSnapshot:
+    """Where the state of the training of a model file is kept while it is not done."""
+    return FileSnapshot(path.with_name(f"{path.stem}.training.safetensors"), about)
 
 
 def moved_guard(guard: Path, network: Path, out: Path) -> None:

@@ -50,17 +50,41 @@ def to_border(x_adv: Tensor, x: Tensor, oracle: Oracle, norm: str, width: Tensor
     Cost: :math:`\lceil\log_2(d / width)\rceil` forward passes an image at distance d.
     """
     far = DISTANCES[norm](x_adv, x)
-    low, high = torch.zeros_like(far), torch.ones_like(far)
+
+    def place(rows: Tensor, share: Tensor) -> Tensor:
+        return _between(x_adv[rows], x[rows], norm, share)
+
+    high = halved(torch.ones_like(far), far, width, oracle, place)
+    # Where no nearer point fooled it stays what it was, without rounding.
+    return chosen(high < 1, _between(x_adv, x, norm, high), x_adv)
+
+
+def halved(
+    high: Tensor,
+    unit: Tensor | float,
+    width: Tensor,
+    oracle: Oracle,
+    place: Callable[[Tensor, Tensor], Tensor],
+) -> Tensor:
+    """The fooling end of a piece of a way from 0 to ``high`` on which the border lies, ``(N,)``.
+
+    Args:
+        high: where each image fools, ``(N,)``.
+        unit: what a piece of 1 is long.
+        width: the way is halved until the piece is not longer, but at most 20 times, ``(N,)``.
+        oracle: about these images.
+        place: from rows, ``(M,)``, and as many places on their ways to the points.
+    """
+    low = torch.zeros_like(high)
     for _ in range(HALVINGS):
-        rows = ((high - low) * far > width).nonzero().squeeze(1)
+        rows = ((high - low) * unit > width).nonzero().squeeze(1)
         if not len(rows):
             break
         middle = (low[rows] + high[rows]) / 2
-        fooled = oracle.of(rows).decide(_between(x_adv[rows], x[rows], norm, middle))
-        high[rows] = torch.where(fooled, middle, high[rows])
-        low[rows] = torch.where(fooled, low[rows], middle)
-    # Where no nearer point fooled it stays what it was, without rounding.
-    return chosen(high < 1, _between(x_adv, x, norm, high), x_adv)
+        fooled = oracle.of(rows).decide(place(rows, middle))
+        high = high.index_put((rows,), torch.where(fooled, middle, high[rows]))
+        low = low.index_put((rows,), torch.where(fooled, low[rows], middle))
+    return high
 
 
 def _between(x_adv: Tensor, x: Tensor, norm: str, share: Tensor) -> Tensor:

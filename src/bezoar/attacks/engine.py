@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from bezoar.attacks.protocol import Attack, Goal
 from bezoar.attacks.refilled import Refilled
 from bezoar.attacks.task import Attacked, Task, packed
-from bezoar.classifier import device_of
 from bezoar.seeds import Noise
 from bezoar.snapshots import Part, Snapshot, Tree
 
@@ -53,12 +52,19 @@ def perturb(
     Cost: what ``attack.steps`` steps of the method cost an image. An attack of parts runs each on
     all images and keeps the first result that fools, for one forward pass more a part.
     """
+    return _perturb(Task(attack, classifier, x, goal, noise, batch, draws))
+
+
+def _perturb(task: Task) -> Attacked:
+    attack, done = task.attack, Attacked.none_yet(task.x)
     if attack.parts:
-        return _perturb_in_turn(attack, classifier, x, goal, noise, batch, draws)
+        return _perturb_in_turn(task)
+    every = torch.arange(len(task.x)).split(task.batch)
     if attack.refines:
-        return shrink(attack, classifier, x, goal, noise, batch=batch, starts=1, draws=draws)
-    task, done = Task(attack, classifier, x, goal, noise, batch, draws), Attacked.none_yet(x)
-    for rows in torch.arange(len(x)).split(batch):
+        for rows in every:
+            _shrink(task, rows, 1, done, None, 0)
+        return done
+    for rows in every:
         clean = task.clean(rows)
         answers = task.answers(rows, clean, keep="none")
         state = task.start(rows, clean, answers, 0)
@@ -179,75 +185,45 @@ def search(
     ``low`` is shown to ``classifier``, for one pass more, and what does not fool it is attacked
     again, on ``classifier`` itself. ``first_success`` then counts the steps of both.
     """
-    stages = _stages(attack, classifier, low, noise)
-    if stages:
-        kept = (snapshot, snapshot_seconds)
-        return _search_in_turn(stages, classifier, x, goal, batch, draws, *kept)
     task = Task(attack, classifier, x, goal, noise, batch, draws)
-    return Refilled(task).run(snapshot, snapshot_seconds)
+    return _search(task, low, snapshot, snapshot_seconds)
 
 
-Stage = tuple[Attack, nn.Module, Noise]
-
-
-def _stages(
-    attack: Attack, classifier: nn.Module, low: nn.Module | None, noise: Noise
-) -> list[Stage]:
-    """What a search runs one after the other, on what is left; nothing for a plain one."""
-    if low is not None:
-        return [(attack, low, noise), (attack, classifier, noise)]
-    return [(part, classifier, own) for part, own in _parts(attack, noise)]
+def _search(
+    task: Task, low: nn.Module | None, snapshot: Snapshot | None, seconds: float
+) -> Attacked:
+    stages = task.parts() if low is None else [replace(task, classifier=low), task]
+    if stages:
+        return _search_in_turn(stages, task, snapshot, seconds)
+    return Refilled(task).run(snapshot, seconds)
 
 
 def _search_in_turn(
-    stages: Sequence[Stage],
-    classifier: nn.Module,
-    x: Tensor,
-    goal: Goal,
-    batch: int,
-    draws: int,
-    snapshot: Snapshot | None,
-    seconds: float,
+    stages: Sequence[Task], task: Task, snapshot: Snapshot | None, seconds: float
 ) -> Attacked:
     """Each stage on the images that those before it left standing."""
-    first, rows, earlier, inside = 0, torch.arange(len(x)), 0, None
-    whole: Attacked | None = None
+    first, rows, earlier, inside = 0, torch.arange(len(task.x)), 0, None
+    whole = Attacked.none_yet(task.x)
     saved = None if snapshot is None else snapshot.load()
     if saved is not None:
         first, rows, earlier = saved["part"], saved["rows"], saved["earlier"]
-        inside, whole = saved["inside"], saved["whole"] and Attacked(**saved["whole"])
-    for k, (part, network, own) in enumerate(stages):
-        if k < first:
-            continue
-        left = own.take(rows.numpy(), own.draws[rows.numpy()])
-        left_goal = goal.take(rows.to(device_of(classifier)))
-        around = {"part": k, "rows": rows, "earlier": earlier, "whole": whole and vars(whole)}
-        found = search(
-            part,
-            network,
-            x[rows],
-            left_goal,
-            left,
-            batch=batch,
-            draws=draws,
-            snapshot=None if snapshot is None else Part(snapshot, around, inside),
-            snapshot_seconds=seconds,
-        )
-        inside = None
-        if network is not classifier:
-            _confirm(found, part, classifier, x[rows], left_goal, left, batch, draws)
-        if whole is None:
-            whole = found
-        else:
-            whole.x_adv[rows] = found.x_adv
-            whole.forward[rows] += found.forward
-            whole.backward[rows] += found.backward
-            success = found.first_success
-            whole.first_success[rows] = torch.where(success < 0, -1, success + earlier)
-        rows = rows[found.first_success < 0]
-        earlier += _steps(part)
-    if whole is None:
-        raise ValueError("no stages: expected some")
+        inside, whole = saved["inside"], Attacked(**saved["whole"])
+    for k in range(first, len(stages)):
+        left = stages[k].take(rows)
+        around = {"part": k, "rows": rows, "earlier": earlier, "whole": vars(whole)}
+        part = None if snapshot is None else Part(snapshot, around, inside)
+        found, inside = _search(left, None, part, seconds), None
+        if left.classifier is not task.classifier:
+            _confirm(found, replace(left, classifier=task.classifier))
+        if k == 0:
+            whole.zero_gradient[rows] = found.zero_gradient
+        whole.x_adv[rows] = found.x_adv
+        whole.forward[rows] += found.forward
+        whole.backward[rows] += found.backward
+        success = found.first_success
+        whole.first_success[rows] = torch.where(success < 0, -1, success + earlier)
+        rows = rows[success < 0]
+        earlier += _steps(left.attack)
     return whole
 
 
@@ -258,59 +234,29 @@ def _steps(attack: Attack) -> int:
     return attack.steps * attack.restarts
 
 
-def _confirm(
-    found: Attacked,
-    attack: Attack,
-    classifier: nn.Module,
-    x: Tensor,
-    goal: Goal,
-    noise: Noise,
-    batch: int,
-    draws: int,
-) -> None:
-    """Take back what was found on another network and does not fool this one."""
-    judging = replace(noise, stream=f"{noise.stream}/judge")
-    task = Task(attack, classifier, x, goal, judging, batch, draws)
-    for rows in (found.first_success >= 0).nonzero().squeeze(1).split(batch):
-        judge = task.answers(rows, task.clean(rows))
+def _confirm(found: Attacked, task: Task) -> None:
+    """Take back what was found on another network and does not fool that of the task."""
+    judging = task.judging()
+    for rows in (found.first_success >= 0).nonzero().squeeze(1).split(task.batch):
+        judge = judging.answers(rows, judging.clean(rows))
         judge.decide(found.x_adv[rows].to(task.device))
         found.first_success[rows[~judge.reached.cpu()]] = -1
         found.forward[rows] += judge.forward
 
 
-def _perturb_in_turn(
-    attack: Attack,
-    classifier: nn.Module,
-    x: Tensor,
-    goal: Goal,
-    noise: Noise,
-    batch: int,
-    draws: int,
-) -> Attacked:
+def _perturb_in_turn(task: Task) -> Attacked:
     """Each part on all images, in the same batches, for classifiers that see whole batches."""
-    whole, standing = None, torch.ones(len(x), dtype=torch.bool)
-    for part, own in _parts(attack, noise):
-        found = perturb(part, classifier, x, goal, own, batch=batch, draws=draws)
-        judging = replace(own, stream=f"{own.stream}/judge")
-        task = Task(part, classifier, x, goal, judging, batch, draws)
-        if whole is None:
-            whole = found
-        else:
-            whole.x_adv[standing] = found.x_adv[standing]
-            whole.forward.add_(found.forward)
-            whole.backward.add_(found.backward)
-        for rows in torch.arange(len(x)).split(batch):
-            judge = task.answers(rows, task.clean(rows), keep="none")
+    whole, standing = Attacked.none_yet(task.x), torch.ones(len(task.x), dtype=torch.bool)
+    for k, part in enumerate(task.parts()):
+        found, judging = _perturb(part), part.judging()
+        if k == 0:
+            whole.zero_gradient.copy_(found.zero_gradient)
+        whole.x_adv[standing] = found.x_adv[standing]
+        whole.forward.add_(found.forward)
+        whole.backward.add_(found.backward)
+        for rows in torch.arange(len(task.x)).split(task.batch):
+            judge = judging.answers(rows, judging.clean(rows), keep="none")
             fooled = judge.decide(found.x_adv[rows].to(task.device))
             standing[rows] &= ~fooled.cpu()
             whole.forward[rows] += judge.forward
-    if whole is None:
-        raise ValueError(f"{attack!r}: expected parts, found none")
     return whole
-
-
-def _parts(attack: Attack, noise: Noise) -> list[tuple[Attack, Noise]]:
-    """The parts, each with noise of its own."""
-    streams = [f"{noise.stream}/part {k}" for k in range(len(attack.parts))]
-    own = (replace(noise, stream=stream) for stream in streams)
-    return list(zip(attack.parts, own, strict=True))

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from bezoar import checks
-from bezoar.attacks.borders import HALVINGS, poll, to_border
+from bezoar.attacks.borders import HALVINGS, halved, poll, to_border
 from bezoar.attacks.protocol import Attack, Oracle
 from bezoar.geometry import chosen, direction_l2, l2_distance, wide
 from bezoar.seeds import Noise, hashed
@@ -153,16 +153,11 @@ class SignOPT(Attack):
 
     def _along(self, theta: Tensor, x: Tensor, far: Tensor, oracle: Oracle) -> Tensor:
         """Distance of the border in a direction in which the image at ``far`` fools."""
-        low, high = torch.zeros_like(far), far
-        for _ in range(HALVINGS):
-            rows = (high - low > self._share(x) * far).nonzero().squeeze(1)
-            if not len(rows):
-                break
-            middle = (low[rows] + high[rows]) / 2
-            fooled = oracle.of(rows).decide(_ahead(x[rows], theta[rows], middle))
-            high = high.index_put((rows,), torch.where(fooled, middle, high[rows]))
-            low = low.index_put((rows,), torch.where(fooled, low[rows], middle))
-        return high
+
+        def place(rows: Tensor, distance: Tensor) -> Tensor:
+            return _ahead(x[rows], theta[rows], distance)
+
+        return halved(far, 1, self._share(x) * far, oracle, place)
 
 
 def _ahead(x: Tensor, direction: Tensor, far: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """What every way to run an attack gets and gives back, and how its state is kept."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -59,6 +59,27 @@ class Task:
     def keys(self) -> Tensor | None:
         """Of the noise of a random classifier."""
         return classifier_keys(self.classifier, self.noise)
+
+    def take(self, rows: Tensor) -> "Task":
+        """The same attack on some of the images."""
+        return replace(
+            self,
+            x=self.x[rows],
+            goal=self.goal.take(rows.to(self.device)),
+            noise=self.noise.take(rows.numpy(), self.noise.draws[rows.numpy()]),
+        )
+
+    def judging(self) -> "Task":
+        """The same with noise of its own, to judge what the attack found."""
+        return replace(self, noise=self._stream("judge"))
+
+    def parts(self) -> "list[Task]":
+        """The parts of the attack, each with noise of its own."""
+        parts = enumerate(self.attack.parts)
+        return [replace(self, attack=part, noise=self._stream(f"part {k}")) for k, part in parts]
+
+    def _stream(self, name: str) -> Noise:
+        return replace(self.noise, stream=f"{self.noise.stream}/{name}")
 
     def clean(self, rows: Tensor) -> Tensor:
         """Some of the clean images, where the classifier is."""

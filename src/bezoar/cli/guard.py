@@ -44,11 +44,9 @@ def fit(
     from bezoar.guards import Guard
 
     subject.threads(threads)
-    settings = recipes.parsed(method, "--with")
-    if inner is not None and "inner" in settings:
-        raise ValueError(f"--inner={inner!r}: expected once, but --with={method!r} has it too")
+    subject.once(inner, method)
     more = {} if inner is None else {"inner": inner}
-    made: Guard = recipes.method(Guard, {**settings, **more}, "--with")
+    made: Guard = recipes.method(Guard, {**recipes.parsed(method, "--with"), **more}, "--with")
     subject.writable(out)
     named = subject.subject(model, None, None)
     whole = subject.dataset(data, data_root, image_size, named.shape)

@@ -101,7 +101,7 @@ def tested(named: Subject, whole: DataSet, count: int) -> ImageSet:
     Raises:
         ValueError: the model takes images of another size, or has another number of classes.
     """
-    images = whole.test.first(min(count, len(whole.test))) if count else whole.test
+    images = whole.test.at_most(count)
     _require_fit(named, images)
     return images
 
@@ -217,6 +217,12 @@ def lowered(plan: Plan, model: nn.Module, images: ImageSet) -> Plan:
     return replace(plan, low_precision=True)
 
 
+def once(inner: str | None, text: str) -> None:
+    """Require that the attack inside a defence is named in one place."""
+    if inner is not None and "inner" in recipes.parsed(text, "--with"):
+        raise ValueError(f"--inner={inner!r}: expected once, but --with={text!r} has it too")
+
+
 def _chosen(text: str, radius: float) -> Attack:
     """An attack at the radius, unless it usually has none and the text gives none."""
     made = recipes.attack(text)
@@ -235,8 +241,7 @@ def method(text: str, inner: str | None, eps: float, rounds: int, target: str) -
         settings.setdefault("stop", stop)
     if inner is not None and "inner" not in known:
         raise ValueError(f"--inner={inner!r}: expected with a repair that has an attack inside")
-    if inner is not None and "inner" in settings:
-        raise ValueError(f"--inner={inner!r}: expected once, but --with={text!r} has it too")
+    once(inner, text)
     if "inner" in known:
         settings["inner"] = _at(inner or settings.get("inner", "pgd:steps=5"), eps)
     if "attack" in known:

@@ -97,6 +97,10 @@ class ImageSet:
             raise ValueError(f"count={count}: expected at most the {len(self)} of {self.name}")
         return self.take(slice(count))
 
+    def at_most(self, count: int) -> "ImageSet":
+        """Keep the first ``count`` images if there are more; 0 keeps all."""
+        return self.first(min(count or len(self), len(self)))
+
     def without(self, rows: Rows) -> "ImageSet":
         """Drop some images; repeats and any order are allowed."""
         return self.take(np.setdiff1d(np.arange(len(self)), self._rows(rows)))

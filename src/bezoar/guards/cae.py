@@ -105,9 +105,8 @@ class Purification:
 
     def __init__(self, guard: CAE, classifier: nn.Module, evidence: Evidence, seed: int) -> None:
         self.meter, self._guard, self._seed, self._epoch = Meter(), guard, seed, 0
-        self._images, self._validation = evidence.train, evidence.validation
-        count = min(guard.images or len(self._validation), len(self._validation))
-        self._validation = self._validation.first(count)
+        self._images = evidence.train
+        self._validation = evidence.validation.at_most(guard.images)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(seed, "init", "cae"))
             purifier = Autoencoder(shape=evidence.train.shape, code=guard.code, sigma=guard.sigma)
@@ -159,13 +158,7 @@ class Purification:
         x, y = self._validation.batch(slice(None))
         index = self._validation.index
         noise = Noise(self._seed, "judge", index, np.full(len(index), epoch + 1))
-        parts = zip(x.split(256), y.split(256), torch.arange(len(x)).split(256), strict=True)
-        x_adv = torch.cat(
-            [
-                self._attacked(a, b, noise.take(rows.numpy(), noise.draws[rows.numpy()]))
-                for a, b, rows in parts
-            ]
-        )
+        x_adv = self._attacked(x, y, noise)
         clean, robust = (
             (predict(self.whole, images).argmax(dim=1) == y).double().mean().item()
             for images in (x, x_adv)

@@ -47,7 +47,7 @@ class Stop:
         self, model: nn.Module, validation: ImageSet, *, round_: int, seed: int, meter: Meter
     ) -> Judgement:
         """Clean and robust accuracy of the model now; ``round_`` gives the attack fresh noise."""
-        images = validation.first(min(self.images or len(validation), len(validation)))
+        images = validation.at_most(self.images)
         x, y = images.batch(slice(None))
         prepared = prepare(model)
         right = predict(prepared, x).argmax(dim=1) == y

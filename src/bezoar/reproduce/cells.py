@@ -353,7 +353,7 @@ def _passes(record: Mapping[str, Any]) -> float:
 
 def _shrunk(whole: DataSet, size: Size) -> DataSet:
     def first(images: ImageSet, count: int) -> ImageSet:
-        return images.first(min(count or len(images), len(images)))
+        return images.at_most(count)
 
     return DataSet(
         name=whole.name,
