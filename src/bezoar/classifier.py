@@ -8,6 +8,9 @@ Any module inside of it may declare what an attacker who knows it would do about
 - ``surrogate(x)``: a differentiable stand-in for its forward, whose gradient the attacks use.
 - ``reseed(keys)``: its noise in the passes that follow is to depend on nothing but ``keys``,
   ``(N,)`` int64, one an image; ``None`` lets it draw from torch's generator again.
+
+A classifier that is a detector too has ``score(x)``, how suspicious each image looks, ``(N,)``,
+and a buffer ``threshold``, a scalar: what lies above it is rejected. Its logits ignore that.
 """
 
 import math

@@ -51,8 +51,8 @@ class Judgement:
 
     Args:
         row: columns for the log.
-        score: higher is better; the model of the best epoch is the one that is kept. Without a
-            score the last one is.
+        score: higher is better; the model of the best epoch is the one that is kept, and the
+            log has the score of each. Without a score the last one is.
         stop: the aim is met, no further epoch is needed.
     """
 
@@ -218,8 +218,9 @@ class _Run:
 
     def close(self, judgement: Judgement, trainable: Trainable, patience: int | None) -> None:
         row = {"round": float(self.epoch + 1), "loss": self.loss / max(self.rows, 1)}
-        self.log.append({**row, **judgement.row, **cost_of(trainable.meter)})
         score = judgement.score
+        scored = {} if score is None else {"score": score}
+        self.log.append({**row, **judgement.row, **scored, **cost_of(trainable.meter)})
         if score is not None and (self.best_score is None or score > self.best_score):
             state = trainable.model.state_dict()
             self.best = {name: tensor.detach().clone() for name, tensor in state.items()}

@@ -53,11 +53,10 @@ def fit(
     subject.tested(named, whole, 0)
     with screen.screen() as bars:
         log = experiments.guarded(out, named.model, whole, made, seed=seed, on_step=bars.on_step)
-    kept = max(log[1:], key=lambda row: row["clean"] + row["robust"])
-    print(
-        f"{method} before {model.name} on {whole.name}, validation: clean {kept['clean']:.4f}, "
-        f"attacked {kept['robust']:.4f}"
-    )
+    kept = max(log[1:] or log, key=lambda row: row.get("score", row["clean"]))
+    shown = {"clean": "clean", "robust": "attacked"}
+    found = ", ".join(f"{word} {kept[name]:.4f}" for name, word in shown.items() if name in kept)
+    print(f"{method} before {model.name} on {whole.name}, validation: {found}")
     print(f"model: {out}")
 
 
