@@ -101,14 +101,14 @@ def rows(
     return [
         *first,
         *(rate_row(case, seed, name, rate) for name, rate in rates.items()),
-        *_distances(case, seed, free),
+        *distances(case, seed, free),
         *(row for m in held for row in _by_queries(case, m)),
         *(number_row(case, seed, name, loss) for name, loss in losses.items()),
         number_row(case, seed, "passes:measuring", float(spent)),
     ]
 
 
-def _distances(case: str, seed: int, free: Sequence[Measurement]) -> list[Row]:
+def distances(case: str, seed: int, free: Sequence[Measurement]) -> list[Row]:
     """Rows about the attacks without a radius: shares first, then distances."""
     found: dict[str, NDArray[np.float64]] = {}
     groups: dict[str, list[Facts]] = {}

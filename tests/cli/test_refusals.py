@@ -126,7 +126,7 @@ TRAIN = ("train", "lenet-fig4", "--epochs", "1", "--out", "new.safetensors")
         (["reproduce", "lenet-fgms"], "recipe 'lenet-fgms': expected one of lenet-fgsm"),
         (["reproduce", "lenet-fgms"], "did you mean 'lenet-fgsm'?"),
         (["reproduce", "lenet-fgsm", "--size", "cpus"], "did you mean 'cpu'?"),
-        (["reproduce", "lenet-fgsm", "--network", "lenet-fig"], "did you mean 'lenet-fig"),
+        (["reproduce", "lenet-fgsm", "--only", "lenet-fig"], "did you mean 'lenet-fig"),
     ],
 )
 def test_words_that_mean_nothing(refused, words, said):

@@ -10,7 +10,7 @@ from bezoar.cli import options
 
 def reproduce(
     name: Annotated[str, typer.Argument(help="Recipe, e.g. lenet-fgsm (bezoar list).")],
-    size: Annotated[str, typer.Option(help="Size of the experiment: smoke, cpu.")] = "cpu",
+    size: Annotated[str, typer.Option(help="Size of the experiment: smoke, cpu, full.")] = "cpu",
     out: options.Out = None,
     results: Annotated[Path, typer.Option(help="Folder for the table, NAME.json.")] = Path(
         "results"
@@ -18,15 +18,15 @@ def reproduce(
     pages: Annotated[Path, typer.Option(help="Folder for the page of the table, NAME.md.")] = Path(
         "docs/results"
     ),
-    network: Annotated[
+    only: Annotated[
         list[str] | None,
         typer.Option(
-            help="Work on this network only, so that processes can share a run; may be given "
-            "several times. The table is written by a run without it."
+            help="Work on this network, or this case of a guard, only, so that processes can share "
+            "a run; may be given several times. The table is written by a run without it."
         ),
     ] = None,
     seed: Annotated[
-        list[int] | None, typer.Option(help="Work on this seed only, as with --network.")
+        list[int] | None, typer.Option(help="Work on this seed only, as with --only.")
     ] = None,
     partial: Annotated[
         bool,
@@ -50,24 +50,21 @@ def reproduce(
     from bezoar.runs import provenance
 
     subject.threads(threads)
-    recipe = reproduction.read(recipes.find(name))
-    folder = out or Path("runs") / f"{recipe.name}-{size}"
-    notes = provenance(f"bezoar reproduce {recipe.name} --size {size}")
     with screen.screen() as bars:
-        work = reproduction.Reproduction(
-            recipe,
+        work = reproduction.opened(
+            recipes.find(name),
             size,
-            folder,
-            notes,
+            out,
+            provenance,
             root=data_root,
-            only=network or (),
+            only=only or (),
             seeds=seed or (),
             say=bars.say,
             on_step=bars.on_step,
         )
         table = work.table() if partial else work()
     if table is None:
-        print("this part is done; the table is written without --network and --seed")
+        print("this part is done; the table is written without --only and --seed")
         return
-    for path in sheet.write(table, recipe.name, results, pages):
+    for path in sheet.write(table, work.recipe.name, results, pages):
         print(path)

@@ -1,6 +1,46 @@
 """Published experiments, run again: a recipe, the cells of its table, the table."""
 
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from bezoar import recipes
+from bezoar.fit import Progress, silent
+from bezoar.reproduce import guards
 from bezoar.reproduce.cells import Reproduction
 from bezoar.reproduce.recipe import Recipe, read
 
-__all__ = ["Recipe", "Reproduction", "read"]
+
+def opened(
+    path: Path,
+    size: str,
+    out: Path | None,
+    notes: Callable[[str], dict[str, str]],
+    *,
+    root: Path | None = None,
+    only: Sequence[str] = (),
+    seeds: Sequence[int] = (),
+    say: Callable[[str], None] = lambda line: None,
+    on_step: Callable[[Progress], None] = silent,
+) -> Reproduction | guards.Reproduction:
+    """A recipe of repairs or of guards, ready to run.
+
+    The run folder is by default ``runs/NAME-SIZE``, ``notes`` gives the provenance of a command, see
+    ``runs.provenance``; all other arguments are as the two have them.
+    """
+    kinds = (guards.read, guards.Reproduction), (read, Reproduction)
+    reading, kind = kinds["subject" not in recipes.read_toml(path)]
+    recipe = reading(path)
+    return kind(
+        recipe,
+        size,
+        out or Path("runs") / f"{recipe.name}-{size}",
+        notes(f"bezoar reproduce {recipe.name} --size {size}"),
+        root=root,
+        only=only,
+        seeds=seeds,
+        say=say,
+        on_step=on_step,
+    )
+
+
+__all__ = ["Recipe", "Reproduction", "guards", "opened", "read"]

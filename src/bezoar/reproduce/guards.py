@@ -1,0 +1,401 @@
+"""Run a recipe of guards: networks, guards before them, every attacker by what he knows, one table.
+
+Models and measurements are kept in the run folder as soon as they are done, so a reproduction may
+be killed and started again.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import nn
+
+from bezoar import audit, checkpoints, checks, data, experiments, latency, models, recipes
+from bezoar.attacks.oracle import DRAWS
+from bezoar.certificates import certify
+from bezoar.data.imageset import DataSet
+from bezoar.files import read_json, write_json
+from bezoar.fit import Progress, silent
+from bezoar.guards import Guard
+from bezoar.matrix import Access, Look, referee, rescored, rows
+from bezoar.referee import Measurement
+from bezoar.runs import Run
+from bezoar.sanity import Warning
+from bezoar.training import Training
+
+Images = Literal["many", "some", "few"]
+RADII = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the certified accuracy, in L2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """How much of everything an experiment uses.
+
+    Args:
+        seed: of weights, order of data, noise.
+        train, validation: first images of the splits; 0 is all.
+        many, some, few: images of the test split for attacks of a step, of some tens, of hundreds.
+        certified: images that get a certificate; ``samples`` draws each.
+        caps: what a setting of that name may be at most, in any training or guard.
+    """
+
+    seed: int = 0
+    train: int = 0
+    validation: int = 0
+    many: int = 10000
+    some: int = 1000
+    few: int = 200
+    certified: int = 500
+    samples: int = 10_000
+    caps: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """A data set, the network on it, and that of an attacker who has not got ours.
+
+    Args:
+        data: name of the data set; the cases are called ``DATA GUARD``.
+        network, other: name and fields, for example ``vgg-8conv:width=16``.
+        training: of both, settings of ``Training``.
+    """
+
+    data: str
+    network: str
+    other: str
+    training: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """A guard by name.
+
+    Args:
+        name: in the table, after that of the data.
+        guard: name and settings; none for the network alone.
+        data: the data sets that it is made for; all if empty.
+        most: images that are attacked at most, by who ignores the guard; 0 is all.
+        known: the same by who knows it.
+        draws: passes over which an attacker who knows it averages.
+    """
+
+    name: str
+    guard: dict[str, Any] = field(default_factory=dict)
+    data: list[str] = field(default_factory=list)
+    most: int = 0
+    known: int = 0
+    draws: int = DRAWS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measure:
+    """An attack, by the attackers that make it.
+
+    Args:
+        attack: name and settings.
+        access: what they know, names in ``matrix.ACCESSES``.
+        images: ``many``, ``some`` or ``few``, numbers of the size.
+        cases: names of the cases that get it; all if empty.
+        draws: instead of those of the case.
+    """
+
+    attack: str
+    access: list[Access] = field(default_factory=lambda: ["adaptive"])
+    images: Images = "many"
+    cases: list[str] = field(default_factory=list)
+    draws: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A whole experiment with guards as data.
+
+    Args:
+        format: of the recipe, 1.
+        name: of the results file.
+        paper: what is reproduced.
+        about: how it differs from the paper; printed above the table.
+        published: by case, by metric, what the paper says; shown beside what is measured.
+        beside: results files of other commands whose rows stand in the same table, by the command
+            that makes them.
+        sizes: tables of ``Size``.
+        subject: tables of ``Subject``.
+        case: tables of ``Case``.
+        measure: tables of ``Measure``.
+    """
+
+    format: int
+    name: str
+    paper: str
+    about: list[str]
+    sizes: dict[str, dict[str, Any]]
+    subject: list[dict[str, Any]]
+    case: list[dict[str, Any]]
+    measure: list[dict[str, Any]]
+    published: dict[str, dict[str, float]] = field(default_factory=dict)
+    beside: dict[str, str] = field(default_factory=dict)
+
+
+class Reproduction:
+    """A recipe of guards at one size, in one run folder.
+
+    Args:
+        recipe: as ``read`` gives it.
+        size: one of its sizes.
+        out: the run folder.
+        notes: provenance, see ``runs.provenance``.
+        root: where the data sets are.
+        only: cases to work on in this process, ``DATA GUARD``; all if empty.
+        seeds: those of the size, if any; it has one.
+        say: told a line when something is done.
+        on_step: told how far a training is.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        size: str,
+        out: Path,
+        notes: dict[str, str],
+        *,
+        root: Path | None = None,
+        only: Sequence[str] = (),
+        seeds: Sequence[int] = (),
+        say: Callable[[str], None] = lambda line: None,
+        on_step: Callable[[Progress], None] = silent,
+    ) -> None:
+        checks.known("size", size, recipe.sizes)
+        self.size: Size = recipes.build(Size, recipe.sizes[size], f"sizes.{size}")
+        self.recipe, self._say, self._on_step, self._notes = recipe, say, on_step, notes
+        self._subjects = [_subject(table) for table in recipe.subject]
+        self._cases = [_case(table) for table in recipe.case]
+        names = [case.name for case in self._cases]
+        self._measures = [_measure(table, names) for table in recipe.measure]
+        known = [self._name(subject, case) for subject, case in self._pairs()]
+        for name in only:
+            checks.known("case", name, known)
+        for seed in seeds:
+            checks.known("seed", str(seed), [str(self.size.seed)])
+        self._only = set(only or known)
+        self._root, self._loaded = root, dict[str, DataSet]()
+        about = {"title": recipe.name, "recipe": vars(recipe), "size": size}
+        self._run = Run(out, about, notes)
+
+    def __call__(self) -> dict[str, Any] | None:
+        """Do what is not done yet; return the results, or nothing where it is only a part."""
+        known = [self._name(subject, case) for subject, case in self._pairs()]
+        mine = [pair for pair in self._pairs() if self._name(*pair) in self._only]
+        for subject, case in mine:
+            self._work(subject, case)
+        for subject, case in mine:  # one after the other, so that all find the same machine
+            self._timed(subject, case)
+        return self.table() if self._only == set(known) else None
+
+    def table(self) -> dict[str, Any]:
+        """The results of what is done by now; cases that are not are named under ``missing``.
+
+        Raises:
+            ValueError: nothing is done.
+        """
+        table: list[audit.Row] = []
+        found: dict[str, list[Warning]] = {}
+        missing: list[str] = []
+        for subject, case in self._pairs():
+            path, timed = self._cell(subject, case), self._cell(subject, case, "latency")
+            if not path.exists():
+                missing.append(self._name(subject, case))
+                continue
+            cell = read_json(path)
+            table += cell["rows"]
+            if timed.exists():
+                table += read_json(timed)["rows"]
+            else:
+                missing.append(f"{self._name(subject, case)}, latency")
+            told = [Warning(**warning) for warning in cell["warnings"]]
+            found.setdefault(self._name(subject, case), []).extend(told)
+        if not table:
+            raise ValueError(f"{self._run.path}: expected measured cases, found none")
+        for row in table:
+            published = self.recipe.published.get(row["case"], {}).get(row["metric"])
+            if published is not None:
+                row["paper"] = published
+        results = audit.results(self._notes, table, found)
+        results["about"] = [*self.recipe.about, f"size: {_told(self.size)}"]
+        return {**results, "missing": missing} if missing else results
+
+    # ---------------------------------------------------------------- what is done, and where
+
+    def _pairs(self) -> Iterator[tuple[Subject, Case]]:
+        for subject in self._subjects:
+            for case in self._cases:
+                if not case.data or subject.data in case.data:
+                    yield subject, case
+
+    def _name(self, subject: Subject, case: Case) -> str:
+        return f"{subject.data} {case.name}"
+
+    def _folder(self, subject: Subject) -> Path:
+        return self._run.path / subject.data
+
+    def _cell(self, subject: Subject, case: Case, what: str = "cell") -> Path:
+        return self._folder(subject) / f"{case.name.replace(' ', '-')}-{what}.json"
+
+    def _data(self, subject: Subject) -> DataSet:
+        if subject.data not in self._loaded:
+            whole = data.load(subject.data, root=self._root)
+            self._loaded[subject.data] = replace(
+                whole,
+                train=whole.train.at_most(self.size.train),
+                validation=whole.validation.at_most(self.size.validation),
+            )
+        return self._loaded[subject.data]
+
+    def _network(self, subject: Subject, text: str, file: str) -> Path:
+        path = self._folder(subject) / f"{file}.safetensors"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        kind, own = recipes.network(text)
+        settings = _capped(subject.training, self.size.caps)
+        training: Training = recipes.build(Training, settings, "training")
+        there = path.exists()
+        log = experiments.trained(
+            path,
+            kind,
+            self._data(subject),
+            training,
+            seed=self.size.seed,
+            fields=own,
+            on_step=self._on_step,
+        )
+        if not there:
+            best = max(row["clean"] for row in log)
+            self._say(f"{subject.data} {text}: validation accuracy {best:.4f}")
+        return path
+
+    def _model(self, subject: Subject, case: Case) -> nn.Module:
+        """The guarded network of a case, made now or read from its file."""
+        network = checkpoints.load(self._network(subject, subject.network, "network")).model
+        if not case.guard:
+            return network
+        path = self._folder(subject) / f"{case.name.replace(' ', '-')}.safetensors"
+        guard: Guard = recipes.method(Guard, _capped(case.guard, self.size.caps), case.name)
+        there = path.exists()
+        log = experiments.guarded(
+            path, network, self._data(subject), guard, seed=self.size.seed, on_step=self._on_step
+        )
+        if not there:
+            self._say(f"{self._name(subject, case)}: validation clean {log[-1]['clean']:.4f}")
+        return checkpoints.load(path).model
+
+    def _work(self, subject: Subject, case: Case) -> None:
+        path = self._cell(subject, case)
+        if path.exists():
+            return
+        model, name = self._model(subject, case), self._name(subject, case)
+        found: dict[str, Measurement] = {}
+        for measure in self._measures:
+            if measure.cases and case.name not in measure.cases:
+                continue
+            for access in measure.access:
+                one = self._measured(subject, case, model, measure, access)
+                if one is not None:
+                    found[one.stamp.metric] = one
+                    self._say(f"{name}: {one.stamp.metric} {one.facts.robust_accuracy}")
+        table = rows(name, self.size.seed, found)
+        if isinstance(model, models.Smoothed):
+            table += self._certified(name, subject, model)
+        white = [m for m in found.values() if m.stamp.access == "white-box"]
+        test = self._data(subject).test
+        told = [warning.as_dict() for warning in audit.suspicions(model, test, white)]
+        write_json(path, {"rows": table, "warnings": told})
+
+    def _measured(
+        self, subject: Subject, case: Case, model: nn.Module, measure: Measure, access: Access
+    ) -> Measurement | None:
+        look = Look(recipes.attack(measure.attack), access, measure.draws or case.draws)
+        count = getattr(self.size, measure.images)
+        most = case.known if access in ("adaptive", "bpda") else case.most
+        images = self._data(subject).test.at_most(min(count, most) if most else count)
+        other = None
+        if access == "transfer":
+            other = checkpoints.load(self._network(subject, subject.other, "other")).model
+        judge = referee(look, model, images, seed=self.size.seed, other=other)
+        if judge is None:
+            return None
+        first = next(one for _, one in self._pairs() if one.guard)
+        if access in ("greybox", "transfer") and case.guard and case != first:
+            # Who does not know the guard makes the same images whatever it is.
+            made = self._measured(subject, first, self._model(subject, first), measure, access)
+            if made is not None and len(made.facts) >= len(images):
+                return rescored(judge, model, images, made)
+        return self._run.measure(self._name(subject, case).replace(" ", "-"), judge)
+
+    def _timed(self, subject: Subject, case: Case) -> None:
+        path = self._cell(subject, case, "latency")
+        if path.exists():
+            return
+        x, _ = self._data(subject).test.batch(slice(64))
+        name, seed = self._name(subject, case), self.size.seed
+        found = latency.rows(name, seed, latency.latency(self._model(subject, case), x))
+        write_json(path, {"rows": found})
+
+    def _certified(self, name: str, subject: Subject, model: models.Smoothed) -> list[audit.Row]:
+        images = self._data(subject).test.at_most(self.size.certified)
+        found = certify(
+            model,
+            images,
+            n=self.size.samples,
+            seed=self.size.seed,
+            snapshot=self._run.snapshot(f"{name.replace(' ', '-')}-certify"),
+        )
+        rates = {f"certified@{radius:g}": found.accuracy(radius) for radius in RADII}
+        for radius, rate in zip(RADII, rates.values(), strict=True):
+            self._say(f"{name}: certified at L2 {radius:g} {rate}")
+        rates["abstained"] = found.abstained
+        return [audit.rate_row(name, self.size.seed, key, rate) for key, rate in rates.items()]
+
+
+def read(path: Path) -> Recipe:
+    """Read a recipe and refuse what is unknown in it, before anything is run."""
+    recipe: Recipe = recipes.build(Recipe, recipes.read_toml(path), path.name)
+    if recipe.format != 1:
+        raise ValueError(f"{path.name}: format={recipe.format}: expected 1; update bezoar")
+    return recipe
+
+
+def _subject(table: Mapping[str, Any]) -> Subject:
+    subject: Subject = recipes.build(Subject, table, "subject")
+    for text in (subject.network, subject.other):
+        recipes.network(text)
+    recipes.build(Training, subject.training, f"subject {subject.data}.training")
+    return subject
+
+
+def _case(table: Mapping[str, Any]) -> Case:
+    case: Case = recipes.build(Case, table, "case")
+    if case.guard:
+        recipes.method(Guard, case.guard, f"case {case.name}")
+    return case
+
+
+def _measure(table: Mapping[str, Any], cases: Sequence[str]) -> Measure:
+    measure: Measure = recipes.build(Measure, table, "measure")
+    recipes.attack(measure.attack)
+    for name in measure.cases:
+        checks.known("case", name, cases)
+    return measure
+
+
+def _capped(settings: Mapping[str, Any], caps: Mapping[str, int]) -> dict[str, Any]:
+    """Settings of a training, none above its cap."""
+    return {key: min(value, caps[key]) if key in caps else value for key, value in settings.items()}
+
+
+def _told(size: Size) -> str:
+    """A size for readers: what is smaller than all there is."""
+    numbers = {one.name: getattr(size, one.name) for one in fields(size)}
+    caps = numbers.pop("caps")
+    for name in ("train", "validation"):
+        numbers[name] = numbers[name] or "all"
+    said = ", ".join(f"{name} {value}" for name, value in numbers.items())
+    return said + "".join(f", {name} at most {value}" for name, value in caps.items())
