@@ -16,6 +16,7 @@ from torch import nn
 
 from bezoar import audit, checkpoints, checks, models
 from bezoar.attacks import FGSM, Attack
+from bezoar.certificates import Certificates, certify
 from bezoar.classifier import weights_hash
 from bezoar.data.imageset import DataSet, ImageSet
 from bezoar.defence import Evidence
@@ -26,6 +27,7 @@ from bezoar.referee import Measurement, Referee
 from bezoar.repairs import Repair
 from bezoar.report import export
 from bezoar.runs import FileSnapshot, Run
+from bezoar.runs.folder import read_arrays, write_arrays
 from bezoar.sanity import outdone
 from bezoar.training import Training
 from bezoar.verdicts import Verdict
@@ -167,7 +169,8 @@ def moved_guard(guard: Path, network: Path, out: Path) -> None:
     """
     first, second = checkpoints.load(guard), checkpoints.load(network)
     if not isinstance(first.model, models.Purified):
-        raise ValueError(f"{guard}: {first.kind}: expected a model that `bezoar guard fit` wrote")
+        expected = "expected a purifier before a network, as `bezoar guard fit` writes them"
+        raise ValueError(f"{guard}: {first.kind} has no purifier: {expected}")
     if first.shape != second.shape:
         shapes = f"images of shape {first.shape} and of {second.shape}"
         raise ValueError(f"{guard} and {network}: {shapes}: expected the same")
@@ -293,6 +296,55 @@ def repair(
         "after": audit.suspicions(repaired, images, well),
     }
     return _finish(run, audit.results(run.notes, table, found, verdict))
+
+
+def certified(
+    run: Run,
+    model: models.Smoothed,
+    images: ImageSet,
+    *,
+    radii: Sequence[float],
+    n: int,
+    alpha: float,
+    seed: int,
+    on_unit: OnUnit = quiet,
+) -> dict[str, Any]:
+    """Certify the answers of a smoothed model; keep what was counted, write results and report.
+
+    Args:
+        run: the run folder.
+        model: the smoothed model; not changed.
+        images: whose answers are certified.
+        radii: L2 radii of the rows ``certified-l2@RADIUS``.
+        n: draws of the noise an image.
+        alpha: probability with which the certificate of an image may be wrong.
+        seed: names the noise.
+        on_unit: told when an image is done.
+
+    Returns:
+        The content of ``results.json``.
+    """
+    run.keep_images(images)
+    path, snapshot = run.path / "certificates.safetensors", run.snapshot("certificates")
+    if path.exists():
+        kept: dict[str, Any] = read_arrays(path)
+        made = Certificates(**kept, n=n, sigma=model.sigma, alpha=alpha)
+    else:
+        made = certify(
+            model,
+            images,
+            n=n,
+            alpha=alpha,
+            seed=seed,
+            snapshot=snapshot,
+            on_image=lambda done, of: on_unit("certificates", done, of),
+        )
+        write_arrays(path, made.columns())
+    snapshot.clear()
+    rates = {"clean": made.clean, "abstained": made.abstained}
+    rates |= {f"certified-l2@{radius:g}": made.accuracy(radius) for radius in radii}
+    table = [audit.rate_row("before", seed, name, rate) for name, rate in rates.items()]
+    return _finish(run, audit.results(run.notes, table, {}))
 
 
 def _measured(

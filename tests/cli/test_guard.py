@@ -56,7 +56,10 @@ def test_a_guard_is_moved_in_front_of_another_model(work, guarded):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ([*FIT[:4], "caee", "--out", "x.safetensors"], "guard 'caee': expected one of cae"),
+        (
+            [*FIT[:4], "caee", "--out", "x.safetensors"],
+            "guard 'caee': expected one of cae",
+        ),
         ([*FIT[:4], "cae:lam=-1", "--out", "x.safetensors"], "lam=-1.0: expected a number at"),
         (
             [*FIT[:4], "cae:inner=pgd", "--inner", "fgsm", "--out", "x.safetensors"],
@@ -68,7 +71,7 @@ def test_a_guard_is_moved_in_front_of_another_model(work, guarded):
         (["guard", "fti"], "No such command 'fti'. Did you mean 'fit'?"),
         (
             ["guard", "apply", *["base.safetensors"] * 2, "--out", "x.safetensors"],
-            "base.safetensors: lenet-fig3: expected a model that `bezoar guard fit` wrote",
+            "base.safetensors: lenet-fig3 has no purifier: expected a purifier before a network",
         ),
     ],
 )

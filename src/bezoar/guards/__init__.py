@@ -5,7 +5,8 @@ from types import MappingProxyType
 
 from bezoar.guards.cae import CAE
 from bezoar.guards.protocol import Guard
+from bezoar.guards.smoothing import Smoothing
 
-GUARDS: Mapping[str, type[Guard]] = MappingProxyType({"cae": CAE})
+GUARDS: Mapping[str, type[Guard]] = MappingProxyType({"cae": CAE, "smoothing": Smoothing})
 
-__all__ = ["CAE", "GUARDS", "Guard"]
+__all__ = ["CAE", "GUARDS", "Guard", "Smoothing"]

@@ -17,6 +17,7 @@ from bezoar.models.lenet import LeNet5, LeNet6x16, LeNet32x64
 from bezoar.models.preact_resnet import PreActResNet
 from bezoar.models.purified import Purified
 from bezoar.models.small import SmallNet
+from bezoar.models.smoothed import Smoothed
 from bezoar.models.user import from_factory
 from bezoar.models.vgg import VGG, ShallowVGG
 from bezoar.seeds import derive, generator
@@ -35,7 +36,9 @@ MODELS: Mapping[str, type[nn.Module]] = MappingProxyType(
 
 # What a model file may hold besides: parts of a classifier, and what joins parts.
 PARTS: Mapping[str, type[nn.Module]] = MappingProxyType({"autoencoder": Autoencoder})
-JOINED: Mapping[str, type[nn.Module]] = MappingProxyType({"purified": Purified})
+JOINED: Mapping[str, type[nn.Module]] = MappingProxyType(
+    {"purified": Purified, "smoothed": Smoothed}
+)
 
 
 def create(kind: str, *, shape: Shape, classes: int, seed: int, **fields: Any) -> nn.Module:
@@ -99,6 +102,7 @@ __all__ = [
     "Purified",
     "ShallowVGG",
     "SmallNet",
+    "Smoothed",
     "create",
     "from_factory",
     "restart",
