@@ -3,9 +3,19 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from bezoar.guards.bit_depth import BitDepth
 from bezoar.guards.cae import CAE
+from bezoar.guards.median import Median
+from bezoar.guards.non_local_means import NonLocalMeans
 from bezoar.guards.protocol import Guard
 
-GUARDS: Mapping[str, type[Guard]] = MappingProxyType({"cae": CAE})
+GUARDS: Mapping[str, type[Guard]] = MappingProxyType(
+    {
+        "bit-depth": BitDepth,
+        "cae": CAE,
+        "median": Median,
+        "non-local-means": NonLocalMeans,
+    }
+)
 
-__all__ = ["CAE", "GUARDS", "Guard"]
+__all__ = ["CAE", "GUARDS", "BitDepth", "Guard", "Median", "NonLocalMeans"]

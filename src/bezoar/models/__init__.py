@@ -17,6 +17,8 @@ from bezoar.models.lenet import LeNet5, LeNet6x16, LeNet32x64
 from bezoar.models.preact_resnet import PreActResNet
 from bezoar.models.purified import Purified
 from bezoar.models.small import SmallNet
+from bezoar.models.squeezed import Disagreement, Squeezed
+from bezoar.models.squeezers import BitDepth, MedianFilter, NonLocalMeans
 from bezoar.models.user import from_factory
 from bezoar.models.vgg import VGG, ShallowVGG
 from bezoar.seeds import derive, generator
@@ -34,8 +36,18 @@ MODELS: Mapping[str, type[nn.Module]] = MappingProxyType(
 )
 
 # What a model file may hold besides: parts of a classifier, and what joins parts.
-PARTS: Mapping[str, type[nn.Module]] = MappingProxyType({"autoencoder": Autoencoder})
-JOINED: Mapping[str, type[nn.Module]] = MappingProxyType({"purified": Purified})
+PARTS: Mapping[str, type[nn.Module]] = MappingProxyType(
+    {
+        "autoencoder": Autoencoder,
+        "bit-depth": BitDepth,
+        "disagreement": Disagreement,
+        "median-filter": MedianFilter,
+        "non-local-means": NonLocalMeans,
+    }
+)
+JOINED: Mapping[str, type[nn.Module]] = MappingProxyType(
+    {"purified": Purified, "squeezed": Squeezed}
+)
 
 
 def create(kind: str, *, shape: Shape, classes: int, seed: int, **fields: Any) -> nn.Module:
@@ -91,14 +103,19 @@ __all__ = [
     "PARTS",
     "VGG",
     "Autoencoder",
+    "BitDepth",
+    "Disagreement",
     "Ensemble",
     "LeNet5",
     "LeNet6x16",
     "LeNet32x64",
+    "MedianFilter",
+    "NonLocalMeans",
     "PreActResNet",
     "Purified",
     "ShallowVGG",
     "SmallNet",
+    "Squeezed",
     "create",
     "from_factory",
     "restart",
