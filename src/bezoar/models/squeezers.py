@@ -126,9 +126,7 @@ class NonLocalMeans(nn.Module):
                 other = wide[:, :, down : down + height, right : right + width]
                 unlike = (other - own).square().mean(dim=1, keepdim=True)
                 weight = (-F.avg_pool2d(unlike, self._patch, stride=1) / self._strength**2).exp()
-                total = (
-                    total + weight * other[:, :, border : height - border, border : width - border]
-                )
+                total = total + weight * other[:, :, rows, columns]
                 weights = weights + weight
         return total / weights
 
