@@ -8,6 +8,7 @@ from bezoar.guards.cae import CAE
 from bezoar.guards.median import Median
 from bezoar.guards.non_local_means import NonLocalMeans
 from bezoar.guards.protocol import Guard
+from bezoar.guards.squeezing import Squeezing
 
 GUARDS: Mapping[str, type[Guard]] = MappingProxyType(
     {
@@ -15,7 +16,8 @@ GUARDS: Mapping[str, type[Guard]] = MappingProxyType(
         "cae": CAE,
         "median": Median,
         "non-local-means": NonLocalMeans,
+        "squeezing": Squeezing,
     }
 )
 
-__all__ = ["CAE", "GUARDS", "BitDepth", "Guard", "Median", "NonLocalMeans"]
+__all__ = ["CAE", "GUARDS", "BitDepth", "Guard", "Median", "NonLocalMeans", "Squeezing"]

@@ -29,14 +29,18 @@ def standing(
     """
     network = deepcopy(classifier).requires_grad_(False)
     whole = Purified(purifier=purifier.to(device_of(classifier)), network=network).eval()
-    return judged(whole, evidence, images)
+    return judged(whole, evidence, images, Meter())
 
 
-def judged(whole: nn.Module, evidence: Evidence, images: int) -> Defended:
-    """Hand a guarded classifier back with its accuracy on clean validation images as row 0."""
+def judged(whole: nn.Module, evidence: Evidence, images: int, meter: Meter) -> Defended:
+    """Hand a guarded classifier back with its accuracy on clean validation images as row 0.
+
+    Arguments as in ``standing``; ``meter`` has what was spent before.
+    """
     begun = time.monotonic()
     x, y = evidence.validation.at_most(images).batch(slice(None))
     draws = DRAWS if random_modules(whole) else 1
     clean = (predict(whole, x, draws=draws).argmax(dim=1) == y).double().mean().item()
-    meter = Meter(forward=draws * len(x), seconds=time.monotonic() - begun)
+    meter.forward += draws * len(x)
+    meter.seconds += time.monotonic() - begun
     return Defended(whole, [{"round": 0.0, "clean": clean, **cost_of(meter)}], meter)

@@ -34,7 +34,7 @@ class BitDepth(nn.Module):
         if type(bits) is not int or not 1 <= bits <= DEEPEST:
             raise ValueError(f"bits={bits!r}: expected an integer from 1 to {DEEPEST}")
         self.fields: dict[str, Any] = {"bits": bits}
-        self._steps = 2**bits - 1
+        self._steps: int = 2**bits - 1
 
     def forward(self, x: Tensor) -> Tensor:
         """Images ``(N, C, H, W)`` in [0, 1] to images of the same shape."""
