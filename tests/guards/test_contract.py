@@ -9,13 +9,14 @@ from bezoar import checkpoints
 from bezoar.attacks import FGSM, PGD
 from bezoar.classifier import predict, weights_hash
 from bezoar.defence import Evidence
-from bezoar.guards import CAE, GUARDS, BitDepth, Guard, Median, NonLocalMeans, Squeezing
+from bezoar.guards import CAE, GUARDS, BitDepth, Guard, MagNet, Median, NonLocalMeans, Squeezing
 from bezoar.models import create
 
 # Guards that learn, for two rounds, and guards that have nothing to learn.
 LEARNT: list[Guard] = [
     CAE(inner=FGSM(eps=0.3), epochs=2),
     CAE(inner=PGD(eps=0.1, steps=2), through=True, lam=0.1, sigma=0.3, clean=0.0, epochs=2),
+    MagNet(epochs=2, batch=32),
 ]
 FIXED: list[Guard] = [
     BitDepth(bits=1),

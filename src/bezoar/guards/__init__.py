@@ -5,6 +5,7 @@ from types import MappingProxyType
 
 from bezoar.guards.bit_depth import BitDepth
 from bezoar.guards.cae import CAE
+from bezoar.guards.magnet import MagNet
 from bezoar.guards.median import Median
 from bezoar.guards.non_local_means import NonLocalMeans
 from bezoar.guards.protocol import Guard
@@ -14,10 +15,11 @@ GUARDS: Mapping[str, type[Guard]] = MappingProxyType(
     {
         "bit-depth": BitDepth,
         "cae": CAE,
+        "magnet": MagNet,
         "median": Median,
         "non-local-means": NonLocalMeans,
         "squeezing": Squeezing,
     }
 )
 
-__all__ = ["CAE", "GUARDS", "BitDepth", "Guard", "Median", "NonLocalMeans", "Squeezing"]
+__all__ = ["CAE", "GUARDS", "BitDepth", "Guard", "MagNet", "Median", "NonLocalMeans", "Squeezing"]

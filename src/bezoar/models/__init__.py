@@ -14,6 +14,7 @@ from bezoar.models.ensemble import Ensemble
 from bezoar.models.fields import Shape
 from bezoar.models.initial import initialise
 from bezoar.models.lenet import LeNet5, LeNet6x16, LeNet32x64
+from bezoar.models.magnet import MagNet, Reformer
 from bezoar.models.preact_resnet import PreActResNet
 from bezoar.models.purified import Purified
 from bezoar.models.small import SmallNet
@@ -43,10 +44,11 @@ PARTS: Mapping[str, type[nn.Module]] = MappingProxyType(
         "disagreement": Disagreement,
         "median-filter": MedianFilter,
         "non-local-means": NonLocalMeans,
+        "reformer": Reformer,
     }
 )
 JOINED: Mapping[str, type[nn.Module]] = MappingProxyType(
-    {"purified": Purified, "squeezed": Squeezed}
+    {"magnet": MagNet, "purified": Purified, "squeezed": Squeezed}
 )
 
 
@@ -109,10 +111,12 @@ __all__ = [
     "LeNet5",
     "LeNet6x16",
     "LeNet32x64",
+    "MagNet",
     "MedianFilter",
     "NonLocalMeans",
     "PreActResNet",
     "Purified",
+    "Reformer",
     "ShallowVGG",
     "SmallNet",
     "Squeezed",
