@@ -209,12 +209,16 @@ def weights_hash(classifier: nn.Module) -> str:
     """Name a network and its weights: 16 hexadecimal digits of BLAKE2b.
 
     Two classifiers have the same hash when the classes of all their modules, and names, types,
-    shapes and bytes of all parameters and buffers agree, on whatever device they are. Numbers of
-    modules without parameters (a dropout rate) are not seen.
+    shapes and bytes of all parameters and buffers agree, on whatever device they are. Of modules
+    without either (a median filter) their ``fields`` are seen, where they have some; other numbers
+    of theirs (a dropout rate) are not.
     """
     digest = blake2b(digest_size=8)
     for name, module in sorted(classifier.named_modules(), key=lambda named: named[0]):
         digest.update(f"{name}:{type(module).__qualname__};".encode())
+        fields = getattr(module, "fields", None)
+        if fields and not module.state_dict():
+            digest.update(f"{sorted(fields.items())};".encode())
     for name, tensor in sorted(classifier.state_dict().items()):
         digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
         digest.update(

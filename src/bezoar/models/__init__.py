@@ -14,10 +14,13 @@ from bezoar.models.ensemble import Ensemble
 from bezoar.models.fields import Shape
 from bezoar.models.initial import initialise
 from bezoar.models.lenet import LeNet5, LeNet6x16, LeNet32x64
+from bezoar.models.magnet import MagNet, Reformer
 from bezoar.models.preact_resnet import PreActResNet
 from bezoar.models.purified import Purified
 from bezoar.models.small import SmallNet
 from bezoar.models.smoothed import Smoothed
+from bezoar.models.squeezed import Disagreement, Squeezed
+from bezoar.models.squeezers import BitDepth, MedianFilter, NonLocalMeans
 from bezoar.models.user import from_factory
 from bezoar.models.vgg import VGG, ShallowVGG
 from bezoar.seeds import derive, generator
@@ -35,9 +38,18 @@ MODELS: Mapping[str, type[nn.Module]] = MappingProxyType(
 )
 
 # What a model file may hold besides: parts of a classifier, and what joins parts.
-PARTS: Mapping[str, type[nn.Module]] = MappingProxyType({"autoencoder": Autoencoder})
+PARTS: Mapping[str, type[nn.Module]] = MappingProxyType(
+    {
+        "autoencoder": Autoencoder,
+        "bit-depth": BitDepth,
+        "disagreement": Disagreement,
+        "median-filter": MedianFilter,
+        "non-local-means": NonLocalMeans,
+        "reformer": Reformer,
+    }
+)
 JOINED: Mapping[str, type[nn.Module]] = MappingProxyType(
-    {"purified": Purified, "smoothed": Smoothed}
+    {"magnet": MagNet, "purified": Purified, "smoothed": Smoothed, "squeezed": Squeezed}
 )
 
 
@@ -94,15 +106,22 @@ __all__ = [
     "PARTS",
     "VGG",
     "Autoencoder",
+    "BitDepth",
+    "Disagreement",
     "Ensemble",
     "LeNet5",
     "LeNet6x16",
     "LeNet32x64",
+    "MagNet",
+    "MedianFilter",
+    "NonLocalMeans",
     "PreActResNet",
     "Purified",
+    "Reformer",
     "ShallowVGG",
     "SmallNet",
     "Smoothed",
+    "Squeezed",
     "create",
     "from_factory",
     "restart",

@@ -24,8 +24,8 @@ def opened(
 ) -> Reproduction | guards.Reproduction:
     """A recipe of repairs or of guards, ready to run.
 
-    The run folder is by default ``runs/NAME-SIZE``, ``notes`` gives the provenance of a command, see
-    ``runs.provenance``; all other arguments are as the two have them.
+    The run folder is by default ``runs/NAME-SIZE``, ``notes`` gives the provenance of a command,
+    see ``runs.provenance``; all other arguments are as the two have them.
     """
     kinds = (guards.read, guards.Reproduction), (read, Reproduction)
     reading, kind = kinds["subject" not in recipes.read_toml(path)]
