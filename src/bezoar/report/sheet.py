@@ -16,10 +16,16 @@ _BESIDE = re.compile(r"(robust|median)(?::(?P<norm>l\w+))?(?P<peer>:[^@]+)?(?P<e
 # Sections by the first letters of a metric; what no section takes comes last.
 SECTIONS = (
     ("Accuracy, white-box", ("clean", "fgsm@", "pgd")),
+    ("Certified accuracy, L2", ("certified@", "abstained")),
+    ("Attackers who ignore the guard", ("greybox:",)),
+    ("The guard taken for the identity on the way back", ("bpda:",)),
     ("Attackers who know less", ("attacked:", "transfer:", "stale:")),
+    ("Detection", ("auc:", "flagged:")),
     ("Ours less the best peer's", ("excess",)),
     ("Robust accuracy", ("robust",)),
     ("Median distance", ("median",)),
+    ("Seconds per image, by images a pass", ("latency",)),
+    ("Time over that of the classifier alone", ("ratio:classifier",)),
     ("Times as fast", ("ratio",)),
     ("Memory", ("memory",)),
     ("Loss", ("loss",)),
@@ -49,6 +55,7 @@ def page(results: Mapping[str, Any], name: str) -> str:
         f"`{results['command']}` at revision {results['revision']}, on {results['machine']}.\n"
     )
     parts = [head]
+    parts += [f"- {line}\n" for line in results.get("about", [])]
     if missing := results.get("missing"):
         parts.append(f"Not measured yet: {'; '.join(missing)}.\n")
     rows = [_gathered(row) for row in rows]
