@@ -107,9 +107,18 @@ class TestCertificates:
             for radius, rate in list(curve.items())[1:]
         )
 
-    def test_columns_of_unequal_lengths_are_refused(self):
-        with pytest.raises(ValueError, match="expected equal lengths >= 1"):
-            made([[1, 2]], chosen=[0, 1])
+    @pytest.mark.parametrize(
+        ("changes", "said"),
+        [
+            ({"chosen": [0, 1]}, "expected equal lengths >= 1"),
+            ({"n": 90}, r"counts: expected \(N, K\), of 90 draws an image"),
+            ({"chosen": [2]}, "chosen: expected classes 0 to 1"),
+            ({"alpha": 1.0}, r"alpha=1.0: expected a number in \(0, 1\)"),
+        ],
+    )
+    def test_what_cannot_have_been_counted_is_refused(self, changes, said):
+        with pytest.raises(ValueError, match=said):
+            made([[95, 5]], **changes)
 
 
 @pytest.mark.parametrize("counts", [[60, 40, 0], [20, 79, 1], [5, 5, 0], [0, 0, 3], [0, 0, 12]])

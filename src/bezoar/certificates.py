@@ -61,6 +61,11 @@ class Certificates:
         sizes = {name: len(column) for name, column in self.columns().items()}
         if len(set(sizes.values())) != 1 or not len(self.index):
             raise ValueError(f"columns of lengths {sizes}: expected equal lengths >= 1")
+        _require_probability(self.alpha)
+        if self.counts.ndim != 2 or self.counts.min() < 0 or self.counts.sum(axis=1).max() > self.n:
+            raise ValueError(f"counts: expected (N, K), of {self.n} draws an image")
+        if self.chosen.min() < 0 or self.chosen.max() >= self.counts.shape[1]:
+            raise ValueError(f"chosen: expected classes 0 to {self.counts.shape[1] - 1}")
 
     def __len__(self) -> int:
         return len(self.index)

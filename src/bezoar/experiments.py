@@ -20,12 +20,14 @@ from bezoar.certificates import Certificates, certify
 from bezoar.classifier import weights_hash
 from bezoar.data.imageset import DataSet, ImageSet
 from bezoar.defence import Evidence
-from bezoar.files import read_json, write_json
+from bezoar.files import read_json, write_json, write_text
 from bezoar.fit import Progress, Row, silent
 from bezoar.guards import Guard
 from bezoar.referee import Measurement, Referee
 from bezoar.repairs import Repair
-from bezoar.report import export
+from bezoar.report import export, figures
+from bezoar.report.figures import Curve
+from bezoar.report.tables import Cell
 from bezoar.runs import FileSnapshot, Run
 from bezoar.runs.folder import read_arrays, write_arrays
 from bezoar.sanity import outdone
@@ -33,6 +35,8 @@ from bezoar.training import Training
 from bezoar.verdicts import Verdict
 
 OnUnit = Callable[[str, int, int], None]
+
+STEPS = 20  # of the curve of certified accuracy
 
 
 def quiet(what: str, done: int, units: int) -> None:
@@ -309,13 +313,14 @@ def certified(
     seed: int,
     on_unit: OnUnit = quiet,
 ) -> dict[str, Any]:
-    """Certify the answers of a smoothed model; keep what was counted, write results and report.
+    """Certify the answers of a smoothed model; keep what was counted, write results and a figure.
 
     Args:
         run: the run folder.
         model: the smoothed model; not changed.
         images: whose answers are certified.
-        radii: L2 radii of the rows ``certified-l2@RADIUS``.
+        radii: L2 radii of the rows ``certified-l2@RADIUS``, one at least; the curve is drawn up to
+            the largest.
         n: draws of the noise an image.
         alpha: probability with which the certificate of an image may be wrong.
         seed: names the noise.
@@ -344,7 +349,14 @@ def certified(
     rates = {"clean": made.clean, "abstained": made.abstained}
     rates |= {f"certified-l2@{radius:g}": made.accuracy(radius) for radius in radii}
     table = [audit.rate_row("before", seed, name, rate) for name, rate in rates.items()]
-    return _finish(run, audit.results(run.notes, table, {}))
+    results = {"format": 1, **run.notes, "rows": table}
+    write_json(run.path / "results.json", results)
+    export.write(run.path, ("csv", "tex"))  # the page of a report is about attacks
+    grid = np.linspace(0, max(radii), STEPS + 1).tolist()
+    points = tuple((radius, Cell.of(made.accuracy(radius), "certified-l2")) for radius in grid)
+    drawn = figures.accuracy_curve([Curve("certified, L2", points)])
+    write_text(run.path / "certified.svg", figures.svg(drawn))
+    return results
 
 
 def _measured(

@@ -27,7 +27,7 @@ def test_certificates_are_kept_and_reported(smoothed, capsys):
     assert cli.run([*CERTIFY, "--out", "run", "--radii", "0,0.1,0.2"]) == 0
     said = capsys.readouterr()
     assert said.err == ""
-    assert said.out.endswith("report: run/report.html\n")
+    assert said.out.endswith("curve: run/certified.svg\n")
     found = rows(smoothed / "run")
     assert list(found) == [
         "clean",
@@ -43,7 +43,8 @@ def test_certificates_are_kept_and_reported(smoothed, capsys):
     counts = read_arrays(smoothed / "run" / "certificates.safetensors")["counts"]
     assert counts.shape == (12, 10)
     assert (counts.sum(axis=1) == 300).all()
-    assert "certified-l2" in (smoothed / "run" / "report.html").read_text()
+    assert "certified, L2" in (smoothed / "run" / "certified.svg").read_text()
+    assert "certified-l2@0.1" in (smoothed / "run" / "tables" / "results.csv").read_text()
 
 
 def test_the_folder_is_named_after_what_is_asked_for_and_taken_up(smoothed, monkeypatch):
@@ -64,6 +65,7 @@ def test_the_folder_is_named_after_what_is_asked_for_and_taken_up(smoothed, monk
         ((*CERTIFY, "--alpha", "0"), "alpha=0.0: expected a number in (0, 1)"),
         ((*CERTIFY, "--alpha", "x"), "--alpha='x': expected a number such as"),
         ((*CERTIFY, "--radii", "0,-1"), "--radii=-1.0: expected a number at least 0"),
+        ((*CERTIFY, "--radii", ","), "--radii=',': expected at least one"),
         ((*CERTIFY, "--data", "nosuch"), "nosuch"),
         (("guard", "apply", *CERTIFY[1:2], "base.safetensors", "--out", "x.safetensors"), "has no"),
     ],

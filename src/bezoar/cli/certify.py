@@ -42,6 +42,8 @@ def certify(
     subject.threads(threads)
     level = checks.number("--alpha", alpha)
     asked = sorted({checks.number("--radii", part) for part in radii.split(",") if part.strip()})
+    if not asked:
+        raise ValueError(f"--radii={radii!r}: expected at least one")
     for radius in asked:
         checks.in_range("--radii", radius, 0)
     named = subject.subject(model, None, None)
@@ -62,4 +64,4 @@ def certify(
             on_unit=bars.on_unit,
         )
     screen.before_after(results, ["before"])
-    screen.closing(results, run.path)
+    print(f"curve: {run.path}/certified.svg")

@@ -7,6 +7,8 @@ RUN/repair.json                     the repair's log and cost
 RUN/images/test.safetensors         the clean images
 RUN/fits/METRIC-WEIGHTS.safetensors what an attack learnt before it ran, on which weights
 RUN/measurements/CASE/METRIC/       stamp.json and 000000.safetensors ...: facts and x_adv
+RUN/certificates.safetensors        what was counted of each image of a smoothed model
+RUN/certified.svg                   certified accuracy against the radius
 RUN/results.json                    rates, intervals, warnings, verdicts
 RUN/report.html, RUN/tables/        the same for readers
 """
