@@ -14,7 +14,7 @@ from typing import Any, Literal, cast
 import numpy as np
 from torch import nn
 
-from bezoar import audit, checkpoints, checks, models
+from bezoar import audit, checkpoints, checks, matrix, models
 from bezoar.attacks import FGSM, Attack
 from bezoar.certificates import Certificates, certify
 from bezoar.classifier import weights_hash
@@ -356,6 +356,42 @@ def certified(
     points = tuple((radius, Cell.of(made.accuracy(radius), "certified-l2")) for radius in grid)
     drawn = figures.accuracy_curve([Curve("certified, L2", points)])
     write_text(run.path / "certified.svg", figures.svg(drawn))
+    return results
+
+
+def compared(
+    run: Run,
+    cases: Mapping[str, nn.Module],
+    looks: Sequence[matrix.Look],
+    images: ImageSet,
+    *,
+    seed: int,
+    other: nn.Module | None = None,
+    on_unit: OnUnit = quiet,
+) -> dict[str, Any]:
+    """Every attacker on every guard; keep the evidence, write ``results.json``.
+
+    Args:
+        run: the run folder.
+        cases: guarded classifiers, or networks alone, by name; not changed.
+        looks: the attackers.
+        images: what all are attacked on.
+        seed: names the noise.
+        other: the network of an attacker who has none of ours.
+        on_unit: told when a unit is done.
+
+    Returns:
+        The content of ``results.json``.
+    """
+    run.keep_images(images)
+
+    def measure(case: str, referee: Referee) -> Measurement:
+        name = f"{referee.stamp.metric}, {case}"
+        return run.measure(case, referee, lambda done, units: on_unit(name, done, units))
+
+    table = matrix.compared(cases, looks, images, seed=seed, other=other, measure=measure)
+    results = audit.results(run.notes, table, {})
+    write_json(run.path / "results.json", results)
     return results
 
 

@@ -79,3 +79,80 @@ def apply(
     subject.writable(out)
     experiments.moved_guard(guard, model, out)
     print(f"model: {out}")
+
+
+@app.command("compare")
+def compare(
+    models: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Model files: guarded ones, and the network alone.", metavar="MODEL..."
+        ),
+    ],
+    attacks: Annotated[
+        list[str] | None,
+        typer.Option("--attack", help="Attack, NAME:FIELD=VALUE,...; may be given several times."),
+    ] = None,
+    access: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="What the attacker knows: adaptive, greybox, bpda, transfer; may be given several "
+            "times, and is all that there are otherwise."
+        ),
+    ] = None,
+    surrogate: Annotated[
+        Path | None, typer.Option(help="Model file of an attacker who has none of ours.")
+    ] = None,
+    data: options.Data = "digits",
+    images: options.Images = 0,
+    draws: Annotated[
+        int, typer.Option(min=1, help="Passes that an answer of a random model is averaged over.")
+    ] = 20,
+    out: options.Out = None,
+    seed: options.Seed = 0,
+    data_root: options.DataRoot = None,
+    image_size: options.ImageSize = None,
+    threads: options.Threads = 0,
+) -> None:
+    """Compare guards: every attack on each, by who ignores the guard and by who knows it.
+
+    Writes results.json into the run folder; what is measured is kept, so the same command goes on.
+
+    Example: bezoar guard compare net.safetensors guarded.safetensors --data mnist --images 500
+    """
+    from itertools import combinations
+
+    from bezoar import experiments, recipes
+    from bezoar.cli import screen, subject
+    from bezoar.matrix import Look
+
+    subject.threads(threads)
+    chosen = [recipes.attack(text) for text in attacks or ["fgsm:eps=0.1", "pgd:eps=0.1"]]
+    ways = subject.accesses(access or [], surrogate)
+    looks = [Look(attack, way, draws) for attack in chosen for way in ways]
+    for first, second in combinations(models, 2):
+        if first.stem == second.stem:
+            raise ValueError(f"{first} and {second}: expected names that differ, for the table")
+    named = [subject.subject(path, None, None) for path in models]
+    whole = subject.dataset(data, data_root, image_size, named[0].shape)
+    tested = subject.tested(named[0], whole, images)
+    other = subject.subject(surrogate, None, None) if surrogate else None
+    for one in (*named[1:], *([other] if other else [])):
+        subject.tested(one, whole, images)
+    about = {"attacks": [repr(look) for look in looks], "models": [one.about for one in named]}
+    if other:
+        about["surrogate"] = [other.about]
+    run = subject.opened(out, "compare", named[0], whole, tested, seed, about)
+    cases = {path.stem: one.model for path, one in zip(models, named, strict=True)}
+    with screen.screen() as bars:
+        results = experiments.compared(
+            run,
+            cases,
+            looks,
+            tested,
+            seed=seed,
+            other=other.model if other else None,
+            on_unit=bars.on_unit,
+        )
+    screen.before_after(results, list(cases))
+    print(f"results: {run.path / 'results.json'}")

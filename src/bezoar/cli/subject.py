@@ -16,6 +16,7 @@ from bezoar.attacks import Attack
 from bezoar.classifier import lowering, require, weights_hash
 from bezoar.data.imageset import DataSet, ImageSet
 from bezoar.experiments import Plan
+from bezoar.matrix import ACCESSES, Access
 from bezoar.referee import Referee, metric_of
 from bezoar.repairs import REPAIRS, Repair
 from bezoar.runs import Run, default, provenance
@@ -215,6 +216,20 @@ def lowered(plan: Plan, model: nn.Module, images: ImageSet) -> Plan:
         found = f"passes in bfloat16 take {ratio:.1f} times as long as in float32 here"
         raise ValueError(f"--low-precision: {found}: expected them to be faster; leave it out")
     return replace(plan, low_precision=True)
+
+
+def accesses(asked: Sequence[str], other: Path | None) -> list[Access]:
+    """What the attackers of a comparison know; all but those that lack another network.
+
+    Raises:
+        ValueError: an access that there is not, or one that needs another network and has none.
+    """
+    for name in asked:
+        checks.known("--access", name, ACCESSES)
+    if "transfer" in asked and other is None:
+        raise ValueError("--access=transfer: expected --surrogate FILE, the attacker's own network")
+    every = [one for one in ACCESSES if one != "transfer" or other is not None]
+    return [one for one in every if not asked or one in asked]
 
 
 def once(inner: str | Sequence[str] | None, text: str) -> None:

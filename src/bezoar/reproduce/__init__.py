@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from bezoar import recipes
 from bezoar.fit import Progress, silent
@@ -27,20 +28,17 @@ def opened(
     The run folder is by default ``runs/NAME-SIZE``, ``notes`` gives the provenance of a command,
     see ``runs.provenance``; all other arguments are as the two have them.
     """
-    kinds = (guards.read, guards.Reproduction), (read, Reproduction)
-    reading, kind = kinds["subject" not in recipes.read_toml(path)]
-    recipe = reading(path)
-    return kind(
-        recipe,
-        size,
-        out or Path("runs") / f"{recipe.name}-{size}",
-        notes(f"bezoar reproduce {recipe.name} --size {size}"),
-        root=root,
-        only=only,
-        seeds=seeds,
-        say=say,
-        on_step=on_step,
-    )
+
+    def place(name: str) -> tuple[Path, dict[str, str]]:
+        there = out or Path("runs") / f"{name}-{size}"
+        return there, notes(f"bezoar reproduce {name} --size {size}")
+
+    more: Any = {"root": root, "only": only, "seeds": seeds, "say": say, "on_step": on_step}
+    if "subject" in recipes.read_toml(path):
+        of_guards = guards.read(path)
+        return guards.Reproduction(of_guards, size, *place(of_guards.name), **more)
+    recipe = read(path)
+    return Reproduction(recipe, size, *place(recipe.name), **more)
 
 
 __all__ = ["Recipe", "Reproduction", "guards", "opened", "read"]
