@@ -15,6 +15,7 @@ from bezoar.models.fields import Shape
 from bezoar.models.initial import initialise
 from bezoar.models.lenet import LeNet5, LeNet6x16, LeNet32x64
 from bezoar.models.preact_resnet import PreActResNet
+from bezoar.models.projection import Projection
 from bezoar.models.purified import Purified
 from bezoar.models.small import SmallNet
 from bezoar.models.user import from_factory
@@ -34,7 +35,9 @@ MODELS: Mapping[str, type[nn.Module]] = MappingProxyType(
 )
 
 # What a model file may hold besides: parts of a classifier, and what joins parts.
-PARTS: Mapping[str, type[nn.Module]] = MappingProxyType({"autoencoder": Autoencoder})
+PARTS: Mapping[str, type[nn.Module]] = MappingProxyType(
+    {"autoencoder": Autoencoder, "projection": Projection}
+)
 JOINED: Mapping[str, type[nn.Module]] = MappingProxyType({"purified": Purified})
 
 
@@ -96,6 +99,7 @@ __all__ = [
     "LeNet6x16",
     "LeNet32x64",
     "PreActResNet",
+    "Projection",
     "Purified",
     "ShallowVGG",
     "SmallNet",
