@@ -176,9 +176,7 @@ class Adversaries:
         with torch.no_grad():
             fake = self._generator(self._points(count))
             between = x + torch.rand(count, 1, 1, 1, device=x.device) * (fake - x)
-        real, made = self._critic(torch.cat((x, fake))).split(count)
-        norms = self._critic.gradient(between).flatten(1).norm(dim=1)
-        loss: Tensor = made.mean() - real.mean() + self._guard.penalty * (norms - 1).square().mean()
+        loss = criticism(self._critic, x, fake, between, self._guard.penalty)
         self._update(self._critic, loss)
         self.meter.forward += 4 * count
         self.meter.backward += 4 * count
@@ -233,3 +231,11 @@ class Adversaries:
         self._critic.load_state_dict(state["critic"])
         for adam, own in zip(self._optimizers.values(), state["optimizers"], strict=True):
             adam.load_state_dict(own)
+
+
+def criticism(critic: Critic, x: Tensor, fake: Tensor, between: Tensor, penalty: float) -> Tensor:
+    """What the critic minimises: the scores of fakes above those of images, and the penalty."""
+    real, made = critic(torch.cat((x, fake))).split((len(x), len(fake)))
+    norms = critic.gradient(between).flatten(1).norm(dim=1)
+    loss: Tensor = made.mean() - real.mean() + penalty * (norms - 1).square().mean()
+    return loss

@@ -52,11 +52,12 @@ class Generator(nn.Module):
         ]
         self.layers: Any = nn.ModuleList(layers)
         nn.init.kaiming_normal_(self.dense.weight, nonlinearity="relu")
-        nn.init.zeros_(self.dense.bias)
         for layer in layers:
             # Of the 25 places of a kernel a fourth lies on a pixel that was there before.
             nn.init.normal_(layer.weight, std=math.sqrt(2 / (layer.in_channels * 25 / 4)))
-            nn.init.zeros_(layer.bias)
+        for name, parameter in self.named_parameters():
+            if name.endswith("bias"):
+                nn.init.zeros_(parameter)
 
     def forward(self, z: Tensor) -> Tensor:
         """Points ``(N, latent)`` to images ``(N, C, H, W)`` in (0, 1)."""
