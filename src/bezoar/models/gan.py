@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -31,8 +31,6 @@ class Generator(nn.Module):
     Raises:
         ValueError: sizes below 1 or absurdly large.
     """
-
-    kind: ClassVar[str] = "generator"
 
     def __init__(self, *, shape: Shape = (1, 28, 28), latent: int = 128, width: int = 64) -> None:
         super().__init__()
@@ -129,7 +127,7 @@ class Critic(nn.Module):
             maps = x
             for layer in self.layers:
                 maps = F.leaky_relu(layer(maps), SLOPE)
-                slopes.append(torch.where(maps > 0, 1.0, SLOPE))
+                slopes.append(torch.ones_like(maps).masked_fill_(maps <= 0, SLOPE))
         back = self.last.weight.reshape(1, *slopes[-1].shape[1:])
         for k in (2, 1):
             back = F.conv_transpose2d(
