@@ -5,7 +5,8 @@ from types import MappingProxyType
 
 from bezoar.guards.cae import CAE
 from bezoar.guards.protocol import Guard
+from bezoar.guards.puvae import PuVAE
 
-GUARDS: Mapping[str, type[Guard]] = MappingProxyType({"cae": CAE})
+GUARDS: Mapping[str, type[Guard]] = MappingProxyType({"cae": CAE, "puvae": PuVAE})
 
-__all__ = ["CAE", "GUARDS", "Guard"]
+__all__ = ["CAE", "GUARDS", "Guard", "PuVAE"]

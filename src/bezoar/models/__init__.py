@@ -16,6 +16,7 @@ from bezoar.models.initial import initialise
 from bezoar.models.lenet import LeNet5, LeNet6x16, LeNet32x64
 from bezoar.models.preact_resnet import PreActResNet
 from bezoar.models.purified import Purified
+from bezoar.models.puvae import ConditionalVAE
 from bezoar.models.small import SmallNet
 from bezoar.models.user import from_factory
 from bezoar.models.vgg import VGG, ShallowVGG
@@ -34,7 +35,9 @@ MODELS: Mapping[str, type[nn.Module]] = MappingProxyType(
 )
 
 # What a model file may hold besides: parts of a classifier, and what joins parts.
-PARTS: Mapping[str, type[nn.Module]] = MappingProxyType({"autoencoder": Autoencoder})
+PARTS: Mapping[str, type[nn.Module]] = MappingProxyType(
+    {"autoencoder": Autoencoder, "puvae": ConditionalVAE}
+)
 JOINED: Mapping[str, type[nn.Module]] = MappingProxyType({"purified": Purified})
 
 
@@ -91,6 +94,7 @@ __all__ = [
     "PARTS",
     "VGG",
     "Autoencoder",
+    "ConditionalVAE",
     "Ensemble",
     "LeNet5",
     "LeNet6x16",
