@@ -11,6 +11,9 @@ from bezoar.models.autoencoder import CodeNoise
 from bezoar.models.fields import Shape, checked, whole
 
 UNITS = 512  # of the decoder's first layer
+# Temperature of the soft choice over the deviation of the distances. On three guards of digits, PGD
+# fooled the most with 0.3, of 0.1, 0.3 and 1, and never fewer than along the chosen branch.
+SOFTNESS = 0.3
 
 
 class ConditionalVAE(nn.Module):
@@ -27,10 +30,14 @@ class ConditionalVAE(nn.Module):
     1x28x28 these are the layers of the paper. Sides that are no multiple of 4 are padded with black
     and cut again.
 
-    The choice of a class is piecewise constant, so the gradient is that of the chosen branch, and
-    exact. The noise is declared (``CodeNoise``), one draw an image and class, so the attacks
-    average over it. Cost of a pass: the convolutions of the encoder once, what depends on the class
-    once a class without gradients, and once more for the class that is chosen.
+    The choice of a class is piecewise constant: the exact gradient is that of the chosen branch,
+    and says nothing of how to tip the choice. So a ``surrogate`` with a soft choice is declared,
+    whose gradient the attacks use. The noise is declared too (``CodeNoise``), one draw an image and
+    class, so the attacks average over it.
+
+    Cost of a pass: the convolutions of the encoder once, what depends on the class once a class
+    without gradients, and once more for the class that is chosen. The surrogate has gradients
+    through all classes.
 
     Args:
         shape: channels, height and width of an image.
@@ -107,6 +114,20 @@ class ConditionalVAE(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Images ``(N, C, H, W)`` in [0, 1] to images of the same shape, in (0, 1)."""
         return self.project(x)[0]
+
+    def surrogate(self, x: Tensor) -> Tensor:
+        r"""The reconstructions mixed by how close they are, for gradients through the choice.
+
+        .. math::
+            \tilde x = \sum_y w_y \hat x_y, \qquad w = \mathrm{softmax}(-d / \tau)
+
+        with d the distances and tau a share of their deviation, so that no image is so far from the
+        border between two classes that the weights are flat.
+        """
+        made, distances = self.candidates(x)
+        scale = SOFTNESS * distances.detach().std(dim=1, keepdim=True).clamp_min(1e-12)
+        weights = (-distances / scale).softmax(dim=1)
+        return (weights[:, :, None, None, None] * made).sum(dim=1)
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The closest reconstructions, like ``x``, and their classes ``(N,)`` int64.
