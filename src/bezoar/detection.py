@@ -340,3 +340,39 @@ def evading(
         x_adv[left] = search(attack, prepared, x[left], goal, noise, draws=draws).x_adv
         found = found.worse(judged(model, x_adv, images, seed=seed))
     return found
+
+
+@dataclass(frozen=True, eq=False)
+class Detection:
+    """What a detector says about clean images and about those of two attackers.
+
+    Attributes:
+        clean: the images as they are.
+        unaware: those of an attacker who does not know that images are rejected.
+        knowing: those of one who does.
+    """
+
+    clean: Judged
+    unaware: Judged
+    knowing: Judged
+
+    def curve(self, found: Judged) -> Curve | None:
+        """The curve of all clean images and the wrongly named attacked ones; none without any."""
+        return roc(self.clean.score, found.score[found.wrong]) if found.wrong.any() else None
+
+
+def detect(
+    attack: Attack, model: nn.Module, images: ImageSet, *, seed: int, ranks: int = 2
+) -> Detection:
+    """Measure a detector against an attacker who ignores it and one who evades it.
+
+    The second begins with what the first found, so he never does worse. Arguments, cost and errors
+    as in ``evading``.
+    """
+    require(model)
+    x, _ = images.batch(slice(None))
+    classifiers.require(model, x[:8], len(images.classes))
+    clean = judged(model, x, images, seed=seed)
+    first = unaware(attack, model, images, seed=seed)
+    second = evading(attack, model, images, seed=seed, ranks=ranks, begun=first)
+    return Detection(clean, first, second)

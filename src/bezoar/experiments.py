@@ -20,14 +20,16 @@ from bezoar.certificates import Certificates, certify
 from bezoar.classifier import weights_hash
 from bezoar.data.imageset import DataSet, ImageSet
 from bezoar.defence import Evidence
+from bezoar.detection import Detection
 from bezoar.files import read_json, write_json, write_text
 from bezoar.fit import Progress, Row, silent
 from bezoar.guards import Guard
-from bezoar.referee import Measurement, Referee
+from bezoar.referee import Measurement, Referee, metric_of
 from bezoar.repairs import Repair
 from bezoar.report import export, figures
 from bezoar.report.figures import Curve
 from bezoar.report.tables import Cell
+from bezoar.results import Rate
 from bezoar.runs import FileSnapshot, Run
 from bezoar.runs.folder import read_arrays, write_arrays
 from bezoar.sanity import outdone
@@ -183,6 +185,31 @@ def moved_guard(guard: Path, network: Path, out: Path) -> None:
     made = models.Purified(purifier=first.model.purifier, network=second.model)
     record = {"guard": first.training.get("guard"), "moved from": weights_hash(first.model)}
     checkpoints.save(out, made, classes=second.classes, training=record)
+
+
+def detected(found: Detection, attack: Attack, model: nn.Module, *, seed: int) -> list[audit.Row]:
+    """The rows of a result table about a detector.
+
+    ``false-alarms``: share of the clean images that are rejected. For an attacker who knows the
+    detector, and as ``greybox:`` for one who ignores it: ``standing``, share of the images that are
+    named rightly or rejected; ``caught``, share of the wrongly named ones that are rejected;
+    ``auc``, how well the score tells these from clean ones.
+    """
+    case, metric = getattr(model, "kind", "user"), metric_of(attack)
+    clean = Rate(int((~found.clean.wrong).sum()), len(found.clean.x))
+    rows = [
+        audit.rate_row(case, seed, "clean", clean),
+        audit.rate_row(case, seed, "false-alarms", found.clean.alarms),
+    ]
+    for prefix, judged in (("greybox:", found.unaware), ("", found.knowing)):
+        rows.append(audit.rate_row(case, seed, f"{prefix}standing:{metric}", judged.standing))
+        if judged.caught is not None:
+            rows.append(audit.rate_row(case, seed, f"{prefix}caught:{metric}", judged.caught))
+        if (curve := found.curve(judged)) is not None:
+            name = {"case": case, "seed": seed, "metric": f"{prefix}auc:{metric}"}
+            ends = {"value": curve.auc, "low": curve.low, "high": curve.high}
+            rows.append({**name, **ends, "n": curve.attacked})
+    return rows
 
 
 def _log_of(path: Path, about: dict[str, Any]) -> list[Row]:

@@ -7,7 +7,18 @@ import pytest
 from bezoar import cli
 
 MAIN = "from bezoar.cli import main; main()"
-VERBS = ["demo", "train", "attack", "repair", "check", "report", "reproduce", "list", "certify"]
+VERBS = [
+    "demo",
+    "train",
+    "attack",
+    "repair",
+    "certify",
+    "detect",
+    "check",
+    "report",
+    "reproduce",
+    "list",
+]
 HEAVY = "'torch', 'numpy', 'scipy', 'sklearn', 'matplotlib', 'pooch', 'PIL'"
 
 

@@ -14,6 +14,7 @@ from bezoar.cli import (
     certify,
     check,
     demo,
+    detect,
     guard,
     listing,
     repair,
@@ -38,6 +39,7 @@ app.command("attack")(attack.attack)
 app.command("repair")(repair.repair)
 app.add_typer(guard.app, name="guard")
 app.command("certify")(certify.certify)
+app.command("detect")(detect.detect)
 app.command("check")(check.check)
 app.command("report")(report.report)
 app.command("reproduce")(reproduce.reproduce)

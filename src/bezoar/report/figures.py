@@ -68,6 +68,23 @@ class Curve:
     points: tuple[tuple[float, Cell], ...]
 
 
+@dataclass(frozen=True)
+class Detector:
+    """How well scores tell attacked images from clean ones.
+
+    Attributes:
+        label: what the legend says.
+        fpr: share of the clean images above each threshold, ``(T,)``, increasing.
+        tpr: share of the attacked ones.
+        point: both at the threshold in use.
+    """
+
+    label: str
+    fpr: NDArray[np.float64]
+    tpr: NDArray[np.float64]
+    point: tuple[float, float]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Example:
     """A clean image and its attacked version, both ``(C, H, W)`` in [0, 1]; and what was said."""
@@ -105,6 +122,41 @@ def accuracy_curve(curves: Sequence[Curve]) -> Figure:
         there_and_back = (lambda eps: np.multiply(eps, 255), lambda n: np.divide(n, 255))
         axes.secondary_xaxis("top", functions=there_and_back).set_xlabel("n, for eps = n/255")
         axes.legend(loc="best")
+    return figure
+
+
+def roc(detectors: Sequence[Detector]) -> Figure:
+    """Attacked images rejected against clean ones rejected, a line for each, and chance.
+
+    The marker is the threshold in use.
+
+    Raises:
+        ValueError: there is no line.
+    """
+    if not detectors:
+        raise ValueError("detectors=[]: expected at least one")
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(4.4, 3.6), layout="constrained")
+        axes = figure.subplots()
+        axes.plot([0, 1], [0, 1], color=_GREY, linewidth=0.8)
+        for number, one in enumerate(detectors):
+            colour, dash, marker = _LINES[number % len(_LINES)]
+            axes.plot(
+                one.fpr, one.tpr, color=colour, linestyle=dash, linewidth=1.6, label=one.label
+            )
+            fill = colour if number % 2 else "none"
+            axes.plot(
+                *([value] for value in one.point),
+                color=colour,
+                marker=marker,
+                markerfacecolor=fill,
+                clip_on=False,
+            )
+        axes.set(xlabel="clean images rejected", ylabel="fooling images rejected")
+        axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(PercentFormatter(1, decimals=0))
+        axes.legend(loc="lower right")
     return figure
 
 
