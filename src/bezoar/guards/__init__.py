@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from bezoar.guards.cae import CAE
+from bezoar.guards.jpeg import JPEG
 from bezoar.guards.protocol import Guard
 
-GUARDS: Mapping[str, type[Guard]] = MappingProxyType({"cae": CAE})
+GUARDS: Mapping[str, type[Guard]] = MappingProxyType({"cae": CAE, "jpeg": JPEG})
 
-__all__ = ["CAE", "GUARDS", "Guard"]
+__all__ = ["CAE", "GUARDS", "JPEG", "Guard"]

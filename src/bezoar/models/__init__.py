@@ -13,6 +13,7 @@ from bezoar.models.autoencoder import Autoencoder
 from bezoar.models.ensemble import Ensemble
 from bezoar.models.fields import Shape
 from bezoar.models.initial import initialise
+from bezoar.models.jpeg import JPEG
 from bezoar.models.lenet import LeNet5, LeNet6x16, LeNet32x64
 from bezoar.models.preact_resnet import PreActResNet
 from bezoar.models.purified import Purified
@@ -34,7 +35,7 @@ MODELS: Mapping[str, type[nn.Module]] = MappingProxyType(
 )
 
 # What a model file may hold besides: parts of a classifier, and what joins parts.
-PARTS: Mapping[str, type[nn.Module]] = MappingProxyType({"autoencoder": Autoencoder})
+PARTS: Mapping[str, type[nn.Module]] = MappingProxyType({"autoencoder": Autoencoder, "jpeg": JPEG})
 JOINED: Mapping[str, type[nn.Module]] = MappingProxyType({"purified": Purified})
 
 
@@ -87,6 +88,7 @@ def restart(model: nn.Module, *, seed: int) -> None:
 
 __all__ = [
     "JOINED",
+    "JPEG",
     "MODELS",
     "PARTS",
     "VGG",
