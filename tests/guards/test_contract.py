@@ -9,7 +9,7 @@ from bezoar import checkpoints
 from bezoar.attacks import FGSM, PGD
 from bezoar.classifier import predict, weights_hash
 from bezoar.defence import Evidence
-from bezoar.guards import CAE, GUARDS, JPEG, Guard
+from bezoar.guards import CAE, GUARDS, JPEG, Guard, ResizePad
 from bezoar.models import create
 
 # Guards that learn, for two rounds, and guards that have nothing to learn.
@@ -19,6 +19,7 @@ LEARNT: list[Guard] = [
 ]
 FIXED: list[Guard] = [
     JPEG(quality=40),
+    ResizePad(low=0.6, high=0.9),
 ]
 
 

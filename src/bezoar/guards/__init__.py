@@ -6,7 +6,10 @@ from types import MappingProxyType
 from bezoar.guards.cae import CAE
 from bezoar.guards.jpeg import JPEG
 from bezoar.guards.protocol import Guard
+from bezoar.guards.resize_pad import ResizePad
 
-GUARDS: Mapping[str, type[Guard]] = MappingProxyType({"cae": CAE, "jpeg": JPEG})
+GUARDS: Mapping[str, type[Guard]] = MappingProxyType(
+    {"cae": CAE, "jpeg": JPEG, "resize-pad": ResizePad}
+)
 
-__all__ = ["CAE", "GUARDS", "JPEG", "Guard"]
+__all__ = ["CAE", "GUARDS", "JPEG", "Guard", "ResizePad"]

@@ -17,6 +17,7 @@ from bezoar.models.jpeg import JPEG
 from bezoar.models.lenet import LeNet5, LeNet6x16, LeNet32x64
 from bezoar.models.preact_resnet import PreActResNet
 from bezoar.models.purified import Purified
+from bezoar.models.resized import Resized
 from bezoar.models.small import SmallNet
 from bezoar.models.user import from_factory
 from bezoar.models.vgg import VGG, ShallowVGG
@@ -35,7 +36,9 @@ MODELS: Mapping[str, type[nn.Module]] = MappingProxyType(
 )
 
 # What a model file may hold besides: parts of a classifier, and what joins parts.
-PARTS: Mapping[str, type[nn.Module]] = MappingProxyType({"autoencoder": Autoencoder, "jpeg": JPEG})
+PARTS: Mapping[str, type[nn.Module]] = MappingProxyType(
+    {"autoencoder": Autoencoder, "jpeg": JPEG, "resized": Resized}
+)
 JOINED: Mapping[str, type[nn.Module]] = MappingProxyType({"purified": Purified})
 
 
@@ -99,6 +102,7 @@ __all__ = [
     "LeNet32x64",
     "PreActResNet",
     "Purified",
+    "Resized",
     "ShallowVGG",
     "SmallNet",
     "create",
