@@ -12,7 +12,7 @@ from dataclasses import fields, is_dataclass
 from inspect import signature
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
@@ -124,6 +124,9 @@ def build(cls: type[Any], settings: Mapping[str, Any], where: str) -> Any:
 
 
 def _value(hint: Any, value: Any, where: str) -> Any:
+    if get_origin(hint) is tuple and get_args(hint)[0] in TABLES:  # several methods, or one
+        several = value if isinstance(value, list | tuple) else [value]
+        return tuple(_value(get_args(hint)[0], one, where) for one in several)
     if hint in TABLES:
         if not isinstance(value, str | Mapping):
             raise ValueError(f"{where}={value!r}: expected a name or a table with a name")

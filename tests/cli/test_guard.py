@@ -38,7 +38,7 @@ def test_the_attack_to_be_undone_may_be_named_apart(work):
     words = [*FIT, "--inner", "pgd:eps=0.2,steps=2", "--out", "guarded.safetensors"]
     assert cli.run(words) == 0
     record = checkpoints.header(work / "guarded.safetensors").training
-    assert "inner=PGD(eps=0.2, steps=2," in record["guard"]
+    assert "inner=(PGD(eps=0.2, steps=2," in record["guard"]
 
 
 def test_the_model_itself_is_in_it_unchanged(work, guarded):

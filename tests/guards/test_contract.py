@@ -14,8 +14,8 @@ from bezoar.models import create
 
 # Guards that learn, for two rounds, and guards that have nothing to learn.
 LEARNT: list[Guard] = [
-    CAE(inner=FGSM(eps=0.3), epochs=2),
-    CAE(inner=PGD(eps=0.1, steps=2), through=True, lam=0.1, sigma=0.3, clean=0.0, epochs=2),
+    CAE(inner=(FGSM(eps=0.3), PGD(eps=0.1, steps=2)), epochs=2),
+    CAE(inner=(PGD(eps=0.1, steps=2),), through=True, lam=0.1, sigma=0.3, clean=0.0, epochs=2),
 ]
 FIXED: list[Guard] = [
     JPEG(quality=40),

@@ -24,8 +24,11 @@ def fit(
         str, typer.Option("--with", help="Guard, NAME or NAME:FIELD=VALUE,... (bezoar list).")
     ] = "cae",
     inner: Annotated[
-        str | None,
-        typer.Option(help="Attack that the guard is trained against, NAME:FIELD=VALUE,..."),
+        list[str] | None,
+        typer.Option(
+            help="Attack that the guard is trained against, NAME:FIELD=VALUE,...; may be given "
+            "several times."
+        ),
     ] = None,
     data: options.Data = "digits",
     seed: options.Seed = 0,
@@ -45,7 +48,7 @@ def fit(
 
     subject.threads(threads)
     subject.once(inner, method)
-    more = {} if inner is None else {"inner": inner}
+    more = {"inner": inner} if inner else {}
     made: Guard = recipes.method(Guard, {**recipes.parsed(method, "--with"), **more}, "--with")
     subject.writable(out)
     named = subject.subject(model, None, None)

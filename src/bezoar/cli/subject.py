@@ -217,10 +217,11 @@ def lowered(plan: Plan, model: nn.Module, images: ImageSet) -> Plan:
     return replace(plan, low_precision=True)
 
 
-def once(inner: str | None, text: str) -> None:
+def once(inner: str | Sequence[str] | None, text: str) -> None:
     """Require that the attack inside a defence is named in one place."""
-    if inner is not None and "inner" in recipes.parsed(text, "--with"):
-        raise ValueError(f"--inner={inner!r}: expected once, but --with={text!r} has it too")
+    if inner and "inner" in recipes.parsed(text, "--with"):
+        given = inner if isinstance(inner, str) else " ".join(inner)
+        raise ValueError(f"--inner={given!r}: expected once, but --with={text!r} has it too")
 
 
 def _chosen(text: str, radius: float) -> Attack:

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from bezoar import checks
 from bezoar.attacks import FGSM, Attack, Untargeted
 from bezoar.attacks.engine import perturb
-from bezoar.classifier import frozen, predict
+from bezoar.classifier import device_of, frozen, predict, prepare
 from bezoar.costs import Meter
+from bezoar.data.imageset import ImageSet
 from bezoar.defence import Defended, Evidence
-from bezoar.fit import Judgement, Progress, Supervised, fit, silent
+from bezoar.fit import SCHEDULES, Judgement, Progress, Supervised, fit, silent
 from bezoar.guards.protocol import Guard
 from bezoar.models import Autoencoder, Purified
 from bezoar.seeds import Noise, derive
@@ -40,11 +41,13 @@ class CAE(Guard):
     The epoch that is kept is the best on validation, by the mean of the accuracy on clean images
     and on those of ``inner``, both through the guard.
 
-    Cost: an epoch is that of ``inner`` on the share of images that it is made for, one pass each
-    way through the guard an image, and with ``lam`` one each way through the classifier.
+    Cost: an epoch is one pass each way through the guard an image, with ``lam`` one each way
+    through the classifier, and with ``through`` that of ``inner`` on the share of images that it is
+    made for. Without ``through`` what is attacked stays as it is, so each image is attacked once,
+    in the first epoch that wants it attacked, and kept: that takes the memory of the images.
 
     Args:
-        inner: the attack that is to be undone.
+        inner: the attacks that are to be undone; each is made for an equal part of a batch.
         through: whether ``inner`` attacks the classifier behind the guard, or the classifier alone.
         clean: share of the images that stay clean, in [0, 1].
         lam: weight of the classifier's cross-entropy beside the squared error, at least 0.
@@ -53,10 +56,11 @@ class CAE(Guard):
         epochs: budget.
         batch: images a step.
         lr: learning rate of Adam.
+        schedule: of the learning rate, a name in ``fit.SCHEDULES``.
         images: how many validation images are looked at, the first of the split; 0 is all.
     """
 
-    inner: Attack = field(default_factory=lambda: FGSM(eps=0.6))
+    inner: tuple[Attack, ...] = field(default_factory=lambda: (FGSM(eps=0.6),))
     through: bool = False
     clean: float = 0.5
     lam: float = 0.0
@@ -65,13 +69,17 @@ class CAE(Guard):
     epochs: int = 15
     batch: int = 64
     lr: float = 1e-3
+    schedule: str = "constant"
     images: int = 1000
 
     def __post_init__(self) -> None:
+        if not self.inner:
+            raise ValueError("inner=(): expected at least one attack to be undone")
         checks.in_range("clean", self.clean, 0, 1)
         checks.in_range("lam", self.lam, 0)
         checks.in_range("sigma", self.sigma, 0)
         checks.in_range("lr", self.lr, 0)
+        checks.known("schedule", self.schedule, SCHEDULES)
         for name in ("code", "epochs", "batch"):
             checks.at_least(name, getattr(self, name), 1)
         checks.at_least("images", self.images, 0)
@@ -85,7 +93,10 @@ class CAE(Guard):
         snapshot: Snapshot | None = None,
         on_step: Callable[[Progress], None] = silent,
     ) -> Defended:
-        learning = Purification(self, classifier, evidence, seed)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive(seed, "init", "cae"))
+            made = Autoencoder(shape=evidence.train.shape, code=self.code, sigma=self.sigma)
+        learning = Purification(self, made.to(device_of(classifier)), classifier, evidence, seed)
         log = fit(
             learning,
             epochs=self.epochs,
@@ -99,23 +110,30 @@ class CAE(Guard):
 
 
 class Purification:
-    """The training behind ``CAE``: only the auto-encoder learns."""
+    """The training behind ``CAE``: only the purifier learns."""
 
     model: nn.Module
 
-    def __init__(self, guard: CAE, classifier: nn.Module, evidence: Evidence, seed: int) -> None:
+    def __init__(
+        self, guard: CAE, purifier: nn.Module, classifier: nn.Module, evidence: Evidence, seed: int
+    ) -> None:
         self.meter, self._guard, self._seed, self._epoch = Meter(), guard, seed, 0
         self._images = evidence.train
         self._validation = evidence.validation.at_most(guard.images)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive(seed, "init", "cae"))
-            purifier = Autoencoder(shape=evidence.train.shape, code=guard.code, sigma=guard.sigma)
         network = deepcopy(classifier).eval().requires_grad_(False)
         self.model = purifier
         self.whole = Purified(purifier=purifier, network=network)
+        probe, _ = self._validation.batch(slice(8))
+        self._network = prepare(network, probe)  # the same function in fewer operations
         self._learning = Supervised(
-            purifier, self._images, loss=self._loss, lr=guard.lr, meter=self.meter
+            purifier,
+            self._images,
+            loss=self._loss,
+            lr=guard.lr,
+            schedule=SCHEDULES[guard.schedule],
+            meter=self.meter,
         )
+        self._train, self._held = _Kept(self._images), _Kept(self._validation)
 
     def begin(self, epoch: int) -> int:
         self._epoch = epoch
@@ -125,40 +143,57 @@ class Purification:
         return self._learning.step(rows, position)
 
     def _loss(self, model: nn.Module, x: Tensor, y: Tensor, rows: Tensor) -> Tensor:
-        noise = Noise(
-            self._seed,
-            "cae",
-            self._images.index[rows.numpy()],
-            np.full(len(rows), self._epoch),
-        )
-        # The first so many of a batch, whose order is drawn anew each epoch.
+        # The first so many of a batch stay clean; their order is drawn anew each epoch.
         kept = round(self._guard.clean * len(x))
-        seen = x.clone()
+        seen = x
         if kept < len(x):
-            left = np.arange(kept, len(x))
-            seen[kept:] = self._attacked(x[kept:], y[kept:], noise.take(left, noise.draws[left]))
+            noise = self._noise("cae", self._images, rows[kept:])
+            made = self._attacked(x[kept:], y[kept:], rows[kept:], noise, self._train)
+            seen = torch.cat([x[:kept], made])
         made = model(seen)
         self.meter.forward += len(x)
         self.meter.backward += len(x)
         loss = F.mse_loss(made, x)
         if self._guard.lam:
-            loss = loss + self._guard.lam * F.cross_entropy(self.whole.network(made), y)
+            loss = loss + self._guard.lam * F.cross_entropy(self._network(made), y)
         return loss
 
-    def _attacked(self, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
-        target = self.whole if self._guard.through else self.whole.network
+    def _noise(self, stream: str, images: ImageSet, rows: Tensor) -> Noise:
+        """Fresh in every epoch where the guard, and so the attack, is another one by then."""
+        draw = self._epoch if self._guard.through else 0
+        return Noise(self._seed, stream, images.index[rows.numpy()], np.full(len(rows), draw))
+
+    def _attacked(self, x: Tensor, y: Tensor, rows: Tensor, noise: Noise, kept: "_Kept") -> Tensor:
+        """What the inner attacks make of some images, each of an equal part of them."""
+        if self._guard.through:
+            return self._attack(Purified(purifier=self.model, network=self._network), x, y, noise)
+        todo = kept.lacking(rows)
+        if len(todo):
+            part = noise.take(todo.numpy(), noise.draws[todo.numpy()])
+            kept.add(rows[todo], self._attack(self._network, x[todo], y[todo], part))
+        return kept.of(rows).to(x)
+
+    def _attack(self, target: nn.Module, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
+        found = torch.empty_like(x)
+        count = len(self._guard.inner)
         with frozen(target):
-            found = perturb(self._guard.inner, target, x, Untargeted(y), noise)
-        self.meter.forward += int(found.forward.sum())
-        self.meter.backward += int(found.backward.sum())
-        return found.x_adv.to(x)
+            for k, inner in enumerate(self._guard.inner):
+                own = torch.arange(k, len(x), count)
+                if not len(own):
+                    continue
+                part = noise.take(own.numpy(), noise.draws[own.numpy()])
+                done = perturb(inner, target, x[own], Untargeted(y[own]), part)
+                found[own] = done.x_adv.to(x)
+                self.meter.forward += int(done.forward.sum())
+                self.meter.backward += int(done.backward.sum())
+        return found
 
     def judgement(self, epoch: int) -> Judgement:
         """Accuracy through the guard, on clean images and on those of the inner attack."""
         x, y = self._validation.batch(slice(None))
-        index = self._validation.index
-        noise = Noise(self._seed, "judge", index, np.full(len(index), epoch + 1))
-        x_adv = self._attacked(x, y, noise)
+        rows = torch.arange(len(x))
+        noise = self._noise("judge", self._validation, rows)
+        x_adv = self._attacked(x, y, rows, noise, self._held)
         clean, robust = (
             (predict(self.whole, images).argmax(dim=1) == y).double().mean().item()
             for images in (x, x_adv)
@@ -167,8 +202,44 @@ class Purification:
         return Judgement({"clean": clean, "robust": robust}, score=(clean + robust) / 2)
 
     def state_dict(self) -> Tree:
-        return {"learning": self._learning.state_dict(), "epoch": self._epoch}
+        return {
+            "learning": self._learning.state_dict(),
+            "epoch": self._epoch,
+            "train": self._train.state_dict(),
+            "held": self._held.state_dict(),
+        }
 
     def load_state_dict(self, state: Tree) -> None:
         self._learning.load_state_dict(state["learning"])
         self._epoch = state["epoch"]
+        self._train.load_state_dict(state["train"])
+        self._held.load_state_dict(state["held"])
+
+
+class _Kept:
+    """Attacked images that were made once, by their rows in the split.
+
+    Args:
+        images: the split.
+    """
+
+    def __init__(self, images: ImageSet) -> None:
+        self._x = torch.zeros(len(images), *images.shape)
+        self._there = torch.zeros(len(images), dtype=torch.bool)
+
+    def lacking(self, rows: Tensor) -> Tensor:
+        """The positions in ``rows`` of those that there is none of yet."""
+        return (~self._there[rows]).nonzero().squeeze(1)
+
+    def add(self, rows: Tensor, x: Tensor) -> None:
+        self._x[rows], self._there[rows] = x.cpu(), True
+
+    def of(self, rows: Tensor) -> Tensor:
+        return self._x[rows]
+
+    def state_dict(self) -> Tree:
+        rows = self._there.nonzero().squeeze(1)
+        return {"rows": rows, "x": self._x[rows]}
+
+    def load_state_dict(self, state: Tree) -> None:
+        self.add(state["rows"], state["x"])
