@@ -9,13 +9,14 @@ from bezoar import checkpoints
 from bezoar.attacks import FGSM, PGD
 from bezoar.classifier import predict, weights_hash
 from bezoar.defence import Evidence
-from bezoar.guards import CAE, GUARDS, JPEG, Guard, ResizePad
+from bezoar.guards import CAE, GUARDS, JPEG, BayesCAE, Guard, ResizePad
 from bezoar.models import create
 
 # Guards that learn, for two rounds, and guards that have nothing to learn.
 LEARNT: list[Guard] = [
     CAE(inner=(FGSM(eps=0.3), PGD(eps=0.1, steps=2)), epochs=2),
     CAE(inner=(PGD(eps=0.1, steps=2),), through=True, lam=0.1, sigma=0.3, clean=0.0, epochs=2),
+    BayesCAE(inner=(FGSM(eps=0.3),), epochs=2, draws=3),
 ]
 FIXED: list[Guard] = [
     JPEG(quality=40),

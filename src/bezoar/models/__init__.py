@@ -19,7 +19,9 @@ from bezoar.models.preact_resnet import PreActResNet
 from bezoar.models.purified import Purified
 from bezoar.models.resized import Resized
 from bezoar.models.small import SmallNet
+from bezoar.models.uncertain import Uncertain
 from bezoar.models.user import from_factory
+from bezoar.models.variational import VariationalAutoencoder
 from bezoar.models.vgg import VGG, ShallowVGG
 from bezoar.seeds import derive, generator
 
@@ -37,9 +39,16 @@ MODELS: Mapping[str, type[nn.Module]] = MappingProxyType(
 
 # What a model file may hold besides: parts of a classifier, and what joins parts.
 PARTS: Mapping[str, type[nn.Module]] = MappingProxyType(
-    {"autoencoder": Autoencoder, "jpeg": JPEG, "resized": Resized}
+    {
+        "autoencoder": Autoencoder,
+        "jpeg": JPEG,
+        "resized": Resized,
+        "variational-autoencoder": VariationalAutoencoder,
+    }
 )
-JOINED: Mapping[str, type[nn.Module]] = MappingProxyType({"purified": Purified})
+JOINED: Mapping[str, type[nn.Module]] = MappingProxyType(
+    {"purified": Purified, "uncertain": Uncertain}
+)
 
 
 def create(kind: str, *, shape: Shape, classes: int, seed: int, **fields: Any) -> nn.Module:
@@ -105,6 +114,8 @@ __all__ = [
     "Resized",
     "ShallowVGG",
     "SmallNet",
+    "Uncertain",
+    "VariationalAutoencoder",
     "create",
     "from_factory",
     "restart",
