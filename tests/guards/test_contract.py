@@ -12,11 +12,16 @@ from bezoar.defence import Evidence
 from bezoar.guards import (
     CAE,
     GUARDS,
+    JPEG,
+    BayesCAE,
     BitDepth,
+    DefenseGAN,
     Guard,
     MagNet,
     Median,
     NonLocalMeans,
+    PuVAE,
+    ResizePad,
     Smoothing,
     Squeezing,
 )
@@ -26,13 +31,21 @@ from bezoar.models import create
 LEARNT: list[Guard] = [
     CAE(inner=(FGSM(eps=0.3), PGD(eps=0.1, steps=2)), epochs=2),
     CAE(inner=(PGD(eps=0.1, steps=2),), through=True, lam=0.1, sigma=0.3, clean=0.0, epochs=2),
+    BayesCAE(inner=(FGSM(eps=0.3),), epochs=2, draws=3),
+    DefenseGAN(
+        width=2, latent=8, iterations=4, rounds=2, critic_steps=2, batch=24, steps=3, restarts=2
+    ),
     MagNet(epochs=2, batch=32),
+    PuVAE(latent=4, width=4, hidden=32, epochs=2),
+    PuVAE(latent=4, width=4, hidden=32, sigma=0.0, ce=0.0, epochs=2),
     Smoothing(sigma=0.5, epochs=2, batch=32),
 ]
 FIXED: list[Guard] = [
     BitDepth(bits=1),
+    JPEG(quality=40),
     Median(size=3, images=0),
     NonLocalMeans(search=5, strength=0.2),
+    ResizePad(low=0.6, high=0.9),
     Smoothing(sigma=0.5, epochs=0),
     Squeezing(),
     Squeezing(bits=4, search=3, strength=0.1),

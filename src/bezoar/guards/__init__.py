@@ -3,22 +3,32 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from bezoar.guards.bayes_cae import BayesCAE
 from bezoar.guards.bit_depth import BitDepth
 from bezoar.guards.cae import CAE
+from bezoar.guards.defense_gan import DefenseGAN
+from bezoar.guards.jpeg import JPEG
 from bezoar.guards.magnet import MagNet
 from bezoar.guards.median import Median
 from bezoar.guards.non_local_means import NonLocalMeans
 from bezoar.guards.protocol import Guard
+from bezoar.guards.puvae import PuVAE
+from bezoar.guards.resize_pad import ResizePad
 from bezoar.guards.smoothing import Smoothing
 from bezoar.guards.squeezing import Squeezing
 
 GUARDS: Mapping[str, type[Guard]] = MappingProxyType(
     {
+        "bayes-cae": BayesCAE,
         "bit-depth": BitDepth,
         "cae": CAE,
+        "defense-gan": DefenseGAN,
+        "jpeg": JPEG,
         "magnet": MagNet,
         "median": Median,
         "non-local-means": NonLocalMeans,
+        "puvae": PuVAE,
+        "resize-pad": ResizePad,
         "smoothing": Smoothing,
         "squeezing": Squeezing,
     }
@@ -27,11 +37,16 @@ GUARDS: Mapping[str, type[Guard]] = MappingProxyType(
 __all__ = [
     "CAE",
     "GUARDS",
+    "JPEG",
+    "BayesCAE",
     "BitDepth",
+    "DefenseGAN",
     "Guard",
     "MagNet",
     "Median",
     "NonLocalMeans",
+    "PuVAE",
+    "ResizePad",
     "Smoothing",
     "Squeezing",
 ]

@@ -110,13 +110,31 @@ class CAE(Guard):
 
 
 class Purification:
-    """The training behind ``CAE``: only the purifier learns."""
+    """The training behind ``CAE``: only the purifier learns.
+
+    Args:
+        guard: the settings.
+        purifier: images to images; it learns in place.
+        classifier: images to logits; not changed.
+        evidence: what is learnt from, and what the epoch is chosen on.
+        seed: names all randomness.
+        purify: the purifier in training: its images, and what is added to the loss. Without it
+            the purifier as it is, and nothing.
+    """
 
     model: nn.Module
 
     def __init__(
-        self, guard: CAE, purifier: nn.Module, classifier: nn.Module, evidence: Evidence, seed: int
+        self,
+        guard: CAE,
+        purifier: nn.Module,
+        classifier: nn.Module,
+        evidence: Evidence,
+        seed: int,
+        *,
+        purify: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None,
     ) -> None:
+        self._purify = purify or (lambda seen: (purifier(seen), seen.new_zeros(())))
         self.meter, self._guard, self._seed, self._epoch = Meter(), guard, seed, 0
         self._images = evidence.train
         self._validation = evidence.validation.at_most(guard.images)
@@ -150,10 +168,10 @@ class Purification:
             noise = self._noise("cae", self._images, rows[kept:])
             made = self._attacked(x[kept:], y[kept:], rows[kept:], noise, self._train)
             seen = torch.cat([x[:kept], made])
-        made = model(seen)
+        made, penalty = self._purify(seen)
         self.meter.forward += len(x)
         self.meter.backward += len(x)
-        loss = F.mse_loss(made, x)
+        loss = F.mse_loss(made, x) + penalty
         if self._guard.lam:
             loss = loss + self._guard.lam * F.cross_entropy(self._network(made), y)
         return loss

@@ -13,15 +13,21 @@ from bezoar.models.autoencoder import Autoencoder
 from bezoar.models.ensemble import Ensemble
 from bezoar.models.fields import Shape
 from bezoar.models.initial import initialise
+from bezoar.models.jpeg import JPEG
 from bezoar.models.lenet import LeNet5, LeNet6x16, LeNet32x64
 from bezoar.models.magnet import MagNet, Reformer
 from bezoar.models.preact_resnet import PreActResNet
+from bezoar.models.projection import Projection
 from bezoar.models.purified import Purified
+from bezoar.models.puvae import ConditionalVAE
+from bezoar.models.resized import Resized
 from bezoar.models.small import SmallNet
 from bezoar.models.smoothed import Smoothed
 from bezoar.models.squeezed import Disagreement, Squeezed
 from bezoar.models.squeezers import BitDepth, MedianFilter, NonLocalMeans
+from bezoar.models.uncertain import Uncertain
 from bezoar.models.user import from_factory
+from bezoar.models.variational import VariationalAutoencoder
 from bezoar.models.vgg import VGG, ShallowVGG
 from bezoar.seeds import derive, generator
 
@@ -43,13 +49,24 @@ PARTS: Mapping[str, type[nn.Module]] = MappingProxyType(
         "autoencoder": Autoencoder,
         "bit-depth": BitDepth,
         "disagreement": Disagreement,
+        "jpeg": JPEG,
         "median-filter": MedianFilter,
         "non-local-means": NonLocalMeans,
+        "projection": Projection,
+        "puvae": ConditionalVAE,
         "reformer": Reformer,
+        "resized": Resized,
+        "variational-autoencoder": VariationalAutoencoder,
     }
 )
 JOINED: Mapping[str, type[nn.Module]] = MappingProxyType(
-    {"magnet": MagNet, "purified": Purified, "smoothed": Smoothed, "squeezed": Squeezed}
+    {
+        "magnet": MagNet,
+        "purified": Purified,
+        "smoothed": Smoothed,
+        "squeezed": Squeezed,
+        "uncertain": Uncertain,
+    }
 )
 
 
@@ -102,11 +119,13 @@ def restart(model: nn.Module, *, seed: int) -> None:
 
 __all__ = [
     "JOINED",
+    "JPEG",
     "MODELS",
     "PARTS",
     "VGG",
     "Autoencoder",
     "BitDepth",
+    "ConditionalVAE",
     "Disagreement",
     "Ensemble",
     "LeNet5",
@@ -116,12 +135,16 @@ __all__ = [
     "MedianFilter",
     "NonLocalMeans",
     "PreActResNet",
+    "Projection",
     "Purified",
     "Reformer",
+    "Resized",
     "ShallowVGG",
     "SmallNet",
     "Smoothed",
     "Squeezed",
+    "Uncertain",
+    "VariationalAutoencoder",
     "create",
     "from_factory",
     "restart",

@@ -45,47 +45,15 @@ class Autoencoder(nn.Module):
             raise ValueError(f"code={code!r}: expected an integer from 1 to {LONGEST}")
         checks.in_range("sigma", sigma, 0)
         self.fields: dict[str, Any] = {"shape": sides, "code": code, "sigma": float(sigma)}
-        channels, height, width = sides
-        self._sides = tuple(max(SMALLEST, -(-side // 8) * 8) for side in (height, width))
-        rows, columns = (side // 8 - 1 for side in self._sides)
-        flat = 32 * rows * columns
-        self.encoder = nn.Sequential(
-            nn.Conv2d(channels, 8, 3, stride=2, padding=1),
-            nn.GELU(),
-            nn.Conv2d(8, 16, 3, stride=2, padding=1),
-            nn.BatchNorm2d(16),
-            nn.GELU(),
-            nn.Conv2d(16, 32, 3, stride=2),
-            nn.GELU(),
-            nn.Flatten(),
-            nn.Linear(flat, 128),
-            nn.GELU(),
-            nn.Linear(128, code),
-        )
-        self.decoder = nn.Sequential(
-            nn.Linear(code, 128),
-            nn.GELU(),
-            nn.Linear(128, flat),
-            nn.GELU(),
-            nn.Unflatten(1, (32, rows, columns)),
-            nn.ConvTranspose2d(32, 16, 3, stride=2, output_padding=1),
-            nn.BatchNorm2d(16),
-            nn.GELU(),
-            nn.ConvTranspose2d(16, 8, 3, stride=2, padding=1, output_padding=1),
-            nn.BatchNorm2d(8),
-            nn.GELU(),
-            nn.ConvTranspose2d(8, channels, 3, stride=2, padding=1, output_padding=1),
-            nn.Sigmoid(),
-        )
+        self._sides = inner(shape)
+        self.encoder = encoder(sides[0], self._sides, code)
+        self.decoder = decoder(sides[0], self._sides, code)
         self.noise = CodeNoise(sigma) if sigma else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """Images ``(N, C, H, W)`` in [0, 1] to images of the same shape, in (0, 1)."""
-        height, width = x.shape[2:]
-        down, right = (inside - side for inside, side in zip(self._sides, x.shape[2:], strict=True))
-        padding = (right // 2, right - right // 2, down // 2, down - down // 2)
-        made: Tensor = self.decoder(self.noise(self.encoder(F.pad(x, padding))))
-        return made[:, :, down // 2 : down // 2 + height, right // 2 : right // 2 + width]
+        made: Tensor = self.decoder(self.noise(self.encoder(enlarged(x, self._sides))))
+        return cut(made, x)
 
 
 class CodeNoise(nn.Module):
@@ -110,3 +78,65 @@ class CodeNoise(nn.Module):
             return code + self.sigma * torch.randn_like(code)
         noise = hashed_normal(self._keys, torch.zeros_like(self._keys), code.shape[1:])
         return code + self.sigma * noise.to(code)
+
+
+def inner(shape: Shape) -> tuple[int, int]:
+    """Height and width that the layers work on: multiples of 8."""
+    height, width = (max(SMALLEST, -(-side // 8) * 8) for side in shape[1:])
+    return height, width
+
+
+def encoder(channels: int, sides: tuple[int, int], outputs: int) -> nn.Sequential:
+    """Images ``(N, channels, *sides)`` to ``(N, outputs)``."""
+    rows, columns = (side // 8 - 1 for side in sides)
+    return nn.Sequential(
+        nn.Conv2d(channels, 8, 3, stride=2, padding=1),
+        nn.GELU(),
+        nn.Conv2d(8, 16, 3, stride=2, padding=1),
+        nn.BatchNorm2d(16),
+        nn.GELU(),
+        nn.Conv2d(16, 32, 3, stride=2),
+        nn.GELU(),
+        nn.Flatten(),
+        nn.Linear(32 * rows * columns, 128),
+        nn.GELU(),
+        nn.Linear(128, outputs),
+    )
+
+
+def decoder(channels: int, sides: tuple[int, int], code: int) -> nn.Sequential:
+    """Codes ``(N, code)`` to images ``(N, channels, *sides)`` in (0, 1)."""
+    rows, columns = (side // 8 - 1 for side in sides)
+    return nn.Sequential(
+        nn.Linear(code, 128),
+        nn.GELU(),
+        nn.Linear(128, 32 * rows * columns),
+        nn.GELU(),
+        nn.Unflatten(1, (32, rows, columns)),
+        nn.ConvTranspose2d(32, 16, 3, stride=2, output_padding=1),
+        nn.BatchNorm2d(16),
+        nn.GELU(),
+        nn.ConvTranspose2d(16, 8, 3, stride=2, padding=1, output_padding=1),
+        nn.BatchNorm2d(8),
+        nn.GELU(),
+        nn.ConvTranspose2d(8, channels, 3, stride=2, padding=1, output_padding=1),
+        nn.Sigmoid(),
+    )
+
+
+def enlarged(x: Tensor, sides: tuple[int, int]) -> Tensor:
+    """Images in the middle of black ones of the inner sides."""
+    top, left, down, right = _border(x, sides)
+    return F.pad(x, (left, right - left, top, down - top))
+
+
+def cut(made: Tensor, x: Tensor) -> Tensor:
+    """The part of what the decoder made that lies where ``enlarged`` has put ``x``."""
+    top, left, _, _ = _border(x, (made.shape[2], made.shape[3]))
+    return made[:, :, top : top + x.shape[2], left : left + x.shape[3]]
+
+
+def _border(x: Tensor, sides: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Black rows above, columns to the left, and all rows and columns that are added."""
+    down, right = (inside - side for inside, side in zip(sides, x.shape[2:], strict=True))
+    return down // 2, right // 2, down, right
