@@ -9,7 +9,18 @@ import sys
 import typer
 from typer.exceptions import TyperException
 
-from bezoar.cli import attack, check, demo, guard, listing, repair, report, reproduce, train
+from bezoar.cli import (
+    attack,
+    check,
+    demo,
+    guard,
+    latency,
+    listing,
+    repair,
+    report,
+    reproduce,
+    train,
+)
 
 INTERRUPTED = 130
 
@@ -26,6 +37,7 @@ app.command("train")(train.train)
 app.command("attack")(attack.attack)
 app.command("repair")(repair.repair)
 app.add_typer(guard.app, name="guard")
+app.command("latency")(latency.latency)
 app.command("check")(check.check)
 app.command("report")(report.report)
 app.command("reproduce")(reproduce.reproduce)

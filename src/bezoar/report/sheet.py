@@ -20,6 +20,7 @@ SECTIONS = (
     ("Ours less the best peer's", ("excess",)),
     ("Robust accuracy", ("robust",)),
     ("Median distance", ("median",)),
+    ("Time of an image", ("latency", "ratio:classifier")),
     ("Times as fast", ("ratio",)),
     ("Memory", ("memory",)),
     ("Loss", ("loss",)),
