@@ -6,7 +6,7 @@ interrupted one stopped, and ends with the same files.
 
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -14,7 +14,7 @@ from typing import Any, Literal, cast
 import numpy as np
 from torch import nn
 
-from bezoar import audit, checkpoints, checks, matrix, models
+from bezoar import audit, checkpoints, checks, latency, matrix, models
 from bezoar.attacks import FGSM, Attack
 from bezoar.certificates import Certificates, certify
 from bezoar.classifier import weights_hash
@@ -234,6 +234,8 @@ def attack(
 ) -> dict[str, Any]:
     """Attack a model, keep the adversarial images, write results and report.
 
+    Of a guarded model it is also measured, once, what the guard costs.
+
     Args:
         run: the run folder.
         model: images to logits; not changed.
@@ -257,6 +259,7 @@ def attack(
         )
         found += outdone(measured, elsewhere)
         measured += elsewhere
+    _keep_latency(run, model, images)
     table = plan.rows("before", measured)
     return _finish(run, audit.results(run.notes, table, {"before": found}, verdict))
 
@@ -453,6 +456,16 @@ def _measured(
 
         measured.append(run.measure(case, referee, tell))
     return measured
+
+
+def _keep_latency(run: Run, model: nn.Module, images: ImageSet) -> None:
+    """Time a guarded model, shortly; apart from the results, which are the same every time."""
+    path = run.path / "latency.json"
+    if path.exists() or len(latency.parts(model)) == 1:
+        return
+    x, _ = images.at_most(latency.BATCH).batch(slice(None))
+    measured = latency.latency(model, x, runs=20, warmup=3, seconds=2.5, least=3)
+    write_json(path, {"format": 1, "latency": [asdict(one) for one in measured]})
 
 
 def _costs(run: Run, seed: int) -> list[audit.Row]:

@@ -14,6 +14,7 @@ VERBS = [
     "repair",
     "certify",
     "detect",
+    "latency",
     "check",
     "report",
     "reproduce",

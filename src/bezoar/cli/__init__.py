@@ -16,6 +16,7 @@ from bezoar.cli import (
     demo,
     detect,
     guard,
+    latency,
     listing,
     repair,
     report,
@@ -40,6 +41,7 @@ app.command("repair")(repair.repair)
 app.add_typer(guard.app, name="guard")
 app.command("certify")(certify.certify)
 app.command("detect")(detect.detect)
+app.command("latency")(latency.latency)
 app.command("check")(check.check)
 app.command("report")(report.report)
 app.command("reproduce")(reproduce.reproduce)

@@ -15,6 +15,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from bezoar.costs import Latency
 from bezoar.fit import Progress as Step
 
 
@@ -82,8 +83,27 @@ def before_after(results: dict[str, Any], cases: Sequence[str]) -> None:
         words = [f"{cell.text} [{cell.span}]" if cell else "" for cell in cells]
         count = next((f"{cell.n:,}" for cell in cells if cell and cell.n), "")
         table.add_row(metric, *words, count)
+    _print(table)
+
+
+def _print(table: Table) -> None:
     console = Console(highlight=False, markup=False, width=None if Console().is_terminal else 100)
     console.print(table)
+
+
+def latencies(title: str, measured: Sequence[Latency]) -> None:
+    """Print what each part of a model takes, and the whole beside the classifier alone."""
+    from bezoar.report import timings
+
+    print(f"{title}: {timings.where(measured)}")
+    table = Table(box=None, pad_edge=False)
+    for name in timings.HEAD:
+        table.add_column(name, justify="left" if name == timings.HEAD[0] else "right")
+    for row in timings.rows(measured):
+        table.add_row(*row)
+    _print(table)
+    for line in timings.ratios(measured):
+        print(line)
 
 
 def closing(results: dict[str, Any], out: object) -> None:

@@ -83,17 +83,17 @@ def dataset(
     return data.load(name, root=root, image_size=size)
 
 
-def writable(out: Path) -> None:
-    """Require a place for a model file, before hours are spent on the model.
+def writable(out: Path, option: str = "--out", suffix: str = ".safetensors") -> None:
+    """Require a place for a file, before hours are spent on what it is to hold.
 
     Raises:
         ValueError: another kind of file, or a folder that cannot be there.
     """
-    if out.suffix != ".safetensors" or out.is_dir():
-        raise ValueError(f"--out={out}: expected a file NAME.safetensors")
+    if out.suffix != suffix or out.is_dir():
+        raise ValueError(f"{option}={out}: expected a file NAME{suffix}")
     nearest = next(folder for folder in out.absolute().parents if folder.exists())
     if not (nearest.is_dir() and os.access(nearest, os.W_OK)):
-        raise ValueError(f"--out={out}: {nearest}: expected a folder that can be written to")
+        raise ValueError(f"{option}={out}: {nearest}: expected a folder that can be written to")
 
 
 def tested(named: Subject, whole: DataSet, count: int) -> ImageSet:

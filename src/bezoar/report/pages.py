@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from bezoar.report import figures, findings, tables
+from bezoar.report import figures, findings, tables, timings
 from bezoar.report.cards import cards
 from bezoar.report.exhibits import exhibits
 from bezoar.report.figures import Curve
@@ -109,6 +109,7 @@ def render(run: Path) -> str:
         "targeted": any(one.targeted for one in record.measured),
         "gallery_attack": findings.strongest(record, found) if found else None,
         "cost": _cost(record),
+        "latency": _latency(record),
         "published": PAPER.get(str(record.section("settings").get("paper"))),
         "table": table,
         "paper_rows": [row for row in record.rows if "paper" in row],
@@ -264,6 +265,17 @@ def _cost(record: Record) -> list[tuple[str, str]]:
         "seconds": "seconds",
     }
     return [(names.get(name, name), tables.shown(value, name)) for name, value in cost.items()]
+
+
+def _latency(record: Record) -> dict[str, Any] | None:
+    if not record.latency:
+        return None
+    return {
+        "where": timings.where(record.latency),
+        "head": timings.HEAD,
+        "rows": timings.rows(record.latency),
+        "ratios": timings.ratios(record.latency),
+    }
 
 
 def _provenance(record: Record) -> list[tuple[str, str]]:

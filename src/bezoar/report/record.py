@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
+from bezoar.costs import Latency
 from bezoar.files import read_json
 from bezoar.report import tables
 from bezoar.results import Facts
@@ -97,7 +98,10 @@ class Clean:
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """All that a run folder says; ``repair`` and ``clean`` are ``None`` where it has none."""
+    """All that a run folder says.
+
+    ``repair`` and ``clean`` are ``None``, ``latency`` is empty where it has none.
+    """
 
     about: Mapping[str, Any]
     results: Mapping[str, Any]
@@ -105,6 +109,7 @@ class Record:
     repair: Mapping[str, Any] | None
     clean: Clean | None
     measured: tuple[Measured, ...]
+    latency: tuple[Latency, ...] = ()
 
     def of(self, case: str) -> dict[str, Measured]:
         """The measurements of a case by metric."""
@@ -144,6 +149,7 @@ def read(folder: Path) -> Record:
     except ValueError as error:
         raise ValueError(f"{folder / 'results.json'}: {error}") from error
     repair, clean = folder / "repair.json", folder / "images" / "test.safetensors"
+    latency = folder / "latency.json"
     return Record(
         about=about,
         results=results,
@@ -155,6 +161,7 @@ def read(folder: Path) -> Record:
             for case in CASES
             for stamp in sorted((folder / "measurements" / case).glob("*/stamp.json"))
         ),
+        latency=_latency(latency) if latency.exists() else (),
     )
 
 
@@ -187,6 +194,36 @@ def _repair(path: Path) -> dict[str, Any]:
     if not isinstance(cost, dict) or not all(map(finite, cost.values())):
         raise ValueError(f"{path}: cost={cost!r:.80}: expected an object of finite numbers")
     return repair
+
+
+def _latency(path: Path) -> tuple[Latency, ...]:
+    listed = _object(path).get("latency")
+    if not isinstance(listed, list) or not listed:
+        raise ValueError(f"{path}: latency={listed!r:.80}: expected a list of objects, one a part")
+    for one in listed:
+        match one:
+            case {
+                "part": "whole" | "guard" | "classifier",
+                "batch": int(batch),
+                "seconds": [_, *_] as seconds,
+                "memory": int(memory),
+                "transfer": transfer,
+                "device": str(),
+                "threads": int(threads),
+                **rest,
+            } if not rest and all(map(finite, [*seconds, transfer])):
+                least = (min(batch, threads) - 1, memory, transfer)
+                if min(seconds) > 0 and min(least) >= 0:
+                    continue
+        raise ValueError(f"{path}: {one!r:.160}: expected a part with its times, above 0")
+    found = tuple(Latency(**{**one, "seconds": tuple(one["seconds"])}) for one in listed)
+    counts: dict[int, set[int]] = {}
+    for each in found:
+        counts.setdefault(each.batch, set()).add(each.runs)
+    places = {(each.part, each.batch) for each in found}
+    if len(places) < len(found) or any(len(runs) > 1 for runs in counts.values()):
+        raise ValueError(f"{path}: expected each part once, and as many runs of all of a batch")
+    return found
 
 
 def _clean(path: Path) -> Clean:

@@ -336,7 +336,7 @@ class Reproduction:
             return
         x, _ = self._data(subject).test.batch(slice(64))
         name, seed = self._name(subject, case), self.size.seed
-        found = latency.rows(name, seed, latency.latency(self._model(subject, case), x))
+        found = latency.rows(name, latency.latency(self._model(subject, case), x), seed=seed)
         write_json(path, {"rows": found})
 
     def _certified(self, name: str, subject: Subject, model: models.Smoothed) -> list[audit.Row]:
