@@ -324,9 +324,10 @@ class Reproduction:
             return None
         first = next(one for _, one in self._pairs() if one.guard)
         if access in ("greybox", "transfer") and case.guard and case != first:
-            # Who does not know the guard makes the same images whatever it is.
+            # Who does not know the guard makes the same images, whatever it is before his network.
             made = self._measured(subject, first, self._model(subject, first), measure, access)
-            if made is not None and len(made.facts) >= len(images):
+            same = made is not None and made.stamp.made_on == judge.stamp.made_on
+            if made is not None and same and len(made.facts) >= len(images):
                 return rescored(judge, model, images, made)
         return self._run.measure(self._name(subject, case).replace(" ", "-"), judge)
 
