@@ -59,6 +59,7 @@ def reproduce(
             root=data_root,
             only=only or (),
             seeds=seed or (),
+            results=results,
             say=bars.say,
             on_step=bars.on_step,
         )

@@ -20,6 +20,7 @@ def opened(
     root: Path | None = None,
     only: Sequence[str] = (),
     seeds: Sequence[int] = (),
+    results: Path = Path("results"),
     say: Callable[[str], None] = lambda line: None,
     on_step: Callable[[Progress], None] = silent,
 ) -> Reproduction | guards.Reproduction:
@@ -36,6 +37,7 @@ def opened(
     more: Any = {"root": root, "only": only, "seeds": seeds, "say": say, "on_step": on_step}
     if "subject" in recipes.read_toml(path):
         of_guards = guards.read(path)
+        more["results"] = results
         return guards.Reproduction(of_guards, size, *place(of_guards.name), **more)
     recipe = read(path)
     return Reproduction(recipe, size, *place(recipe.name), **more)

@@ -20,6 +20,7 @@ from bezoar.fit import Progress, silent
 from bezoar.guards import Guard
 from bezoar.matrix import Access, Look, referee, rescored, rows
 from bezoar.referee import Measurement
+from bezoar.report import tables
 from bezoar.runs import Run
 from bezoar.sanity import Warning
 from bezoar.training import Training
@@ -117,8 +118,8 @@ class Recipe:
         paper: what is reproduced.
         about: how it differs from the paper; printed above the table.
         published: by case, by metric, what the paper says; shown beside what is measured.
-        beside: results files of other commands whose rows stand in the same table, by the command
-            that makes them.
+        beside: names of results files whose rows stand in the same table, and the commands that
+            make them.
         sizes: tables of ``Size``.
         subject: tables of ``Subject``.
         case: tables of ``Case``.
@@ -148,6 +149,7 @@ class Reproduction:
         root: where the data sets are.
         only: cases to work on in this process, ``DATA GUARD``; all if empty.
         seeds: those of the size, if any; it has one.
+        results: folder of the results files that stand in the same table.
         say: told a line when something is done.
         on_step: told how far a training is.
     """
@@ -162,6 +164,7 @@ class Reproduction:
         root: Path | None = None,
         only: Sequence[str] = (),
         seeds: Sequence[int] = (),
+        results: Path = Path("results"),
         say: Callable[[str], None] = lambda line: None,
         on_step: Callable[[Progress], None] = silent,
     ) -> None:
@@ -178,6 +181,7 @@ class Reproduction:
         for seed in seeds:
             checks.known("seed", str(seed), [str(self.size.seed)])
         self._only = set(only or known)
+        self._results = results
         self._root, self._loaded = root, dict[str, DataSet]()
         about = {"title": recipe.name, "recipe": vars(recipe), "size": size}
         self._run = Run(out, about, notes)
@@ -214,6 +218,12 @@ class Reproduction:
                 missing.append(f"{self._name(subject, case)}, latency")
             told = [Warning(**warning) for warning in cell["warnings"]]
             found.setdefault(self._name(subject, case), []).extend(told)
+        for file, command in self.recipe.beside.items():
+            path = self._results / f"{file}.json"
+            if path.exists():
+                table += [dict(row) for row in tables.validate(read_json(path))]
+            else:
+                missing.append(f"{path}, by `{command}`")
         if not table:
             raise ValueError(f"{self._run.path}: expected measured cases, found none")
         for row in table:
