@@ -349,7 +349,8 @@ class Detection:
     Attributes:
         clean: the images as they are.
         unaware: those of an attacker who does not know that images are rejected.
-        knowing: those of one who does.
+        knowing: those of one who does. He stops below the threshold that he was given, so the area
+            under his curve says little about what he can do; ``standing`` does.
     """
 
     clean: Judged

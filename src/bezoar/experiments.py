@@ -175,8 +175,8 @@ def moved_guard(guard: Path, network: Path, out: Path) -> None:
     """
     first, second = checkpoints.load(guard), checkpoints.load(network)
     if not isinstance(first.model, models.Purified):
-        expected = "expected a purifier before a network, as `bezoar guard fit` writes them"
-        raise ValueError(f"{guard}: {first.kind} has no purifier: {expected}")
+        expected = "expected a model that `bezoar guard fit` wrote, with a purifier of its own"
+        raise ValueError(f"{guard}: {first.kind}: {expected}")
     if first.shape != second.shape:
         shapes = f"images of shape {first.shape} and of {second.shape}"
         raise ValueError(f"{guard} and {network}: {shapes}: expected the same")

@@ -4,12 +4,14 @@ import pytest
 
 from bezoar.report.figures import (
     Curve,
+    Detector,
     Example,
     accuracy_curve,
     gallery,
     perturbation,
     picture,
     repair_progress,
+    roc,
     svg,
 )
 from bezoar.report.tables import Cell
@@ -30,6 +32,19 @@ def test_curves_differ_without_colour_and_run_from_clean_on():
     assert list(before.get_ydata()) == [0.9, 0.4]
     assert before.get_linestyle() != after.get_linestyle()
     assert before.get_marker() != after.get_marker()
+
+
+def test_a_roc_has_a_line_and_the_threshold_in_use_for_each_detector():
+    fpr, tpr = np.array([0.0, 0.1, 1.0]), np.array([0.0, 0.8, 1.0])
+    axes = roc([Detector("a", fpr, tpr, (0.1, 0.8)), Detector("b", fpr, fpr, (0.1, 0.1))]).axes[0]
+    chance, first, mark, second, _ = axes.lines
+    assert list(chance.get_xdata()) == list(chance.get_ydata())
+    assert list(first.get_ydata()) == list(tpr)
+    assert (list(mark.get_xdata()), list(mark.get_ydata())) == ([0.1], [0.8])
+    assert first.get_linestyle() != second.get_linestyle()
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["a", "b"]
+    with pytest.raises(ValueError, match="expected at least one"):
+        roc([])
 
 
 def test_progress_has_a_panel_for_each_thing_that_was_logged():

@@ -141,17 +141,11 @@ def roc(detectors: Sequence[Detector]) -> Figure:
         axes.plot([0, 1], [0, 1], color=_GREY, linewidth=0.8)
         for number, one in enumerate(detectors):
             colour, dash, marker = _LINES[number % len(_LINES)]
-            axes.plot(
-                one.fpr, one.tpr, color=colour, linestyle=dash, linewidth=1.6, label=one.label
-            )
+            line: dict[str, Any] = {"color": colour, "linestyle": dash, "linewidth": 1.6}
+            axes.plot(one.fpr, one.tpr, label=one.label, **line)
             fill = colour if number % 2 else "none"
-            axes.plot(
-                *([value] for value in one.point),
-                color=colour,
-                marker=marker,
-                markerfacecolor=fill,
-                clip_on=False,
-            )
+            x, y = one.point
+            axes.plot([x], [y], color=colour, marker=marker, markerfacecolor=fill, clip_on=False)
         axes.set(xlabel="clean images rejected", ylabel="fooling images rejected")
         axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
         for axis in (axes.xaxis, axes.yaxis):
