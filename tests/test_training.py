@@ -1,6 +1,9 @@
 """Plain training on the real digits."""
 
+from copy import deepcopy
+
 import pytest
+import torch
 
 from bezoar.attacks import FGSM
 from bezoar.classifier import predict, weights_hash
@@ -8,7 +11,7 @@ from bezoar.data import load
 from bezoar.models import create
 from bezoar.referee import measure
 from bezoar.sanity import warnings
-from bezoar.training import Training
+from bezoar.training import Training, adopt
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +82,76 @@ def test_same_seed_same_weights_another_seed_others(digits):
 def test_settings_out_of_range_are_refused(setting, message):
     with pytest.raises(ValueError, match=message):
         Training(**setting)
+
+
+class TestTransfer:
+    def resnet(self, classes=10, seed=0, **fields):
+        fields = {"width": 2, "blocks": [1, 1, 1, 1], **fields}
+        return create("preact-resnet", shape=(1, 8, 8), classes=classes, seed=seed, **fields)
+
+    def test_takes_over_all_but_a_head_of_other_classes(self):
+        model, source = self.resnet(seed=0), self.resnet(classes=7, seed=1)
+        with torch.no_grad():
+            for tensor in source.state_dict().values():
+                tensor.add_(1)  # running statistics and counts too
+        head = deepcopy(model.output)
+        assert adopt(model, source) == [
+            "normalise.mean",
+            "normalise.std",
+            "output.weight",
+            "output.bias",
+        ]
+        given = source.state_dict()
+        for name, value in model.state_dict().items():
+            if name.startswith("output."):
+                assert torch.equal(value, head.state_dict()[name.removeprefix("output.")])
+            elif not name.startswith("normalise."):
+                assert torch.equal(value, given[name])
+
+    def test_from_the_same_network_all_is_taken_over(self):
+        model, source = self.resnet(seed=0), self.resnet(seed=1)
+        assert adopt(model, source) == []
+        assert weights_hash(model) == weights_hash(source)
+
+    def test_a_network_of_which_nothing_fits_is_refused(self, digits):
+        model = self.resnet()
+        before = weights_hash(model)
+        for source in (network(digits), self.resnet(width=3)):  # but for biases of the head
+            with pytest.raises(ValueError, match="none of which fits: expected some of the names"):
+                adopt(model, source)
+        assert weights_hash(model) == before
+
+    @pytest.mark.parametrize("parts", [["stages"], ["conv", "stages.1"], ["output.bias"]])
+    def test_frozen_parts_stay_to_the_bit_and_the_others_learn(self, digits, parts):
+        model = self.resnet()
+        before = deepcopy(model.state_dict())
+        few = digits.train.first(64), digits.validation.first(10)
+        Training(epochs=1, batch=16)(model, *few, seed=0, freeze=parts)
+        for name, value in model.state_dict().items():
+            kept = any(name == part or name.startswith(f"{part}.") for part in parts)
+            assert torch.equal(value, before[name]) == (kept or name.startswith("normalise."))
+        assert all(parameter.requires_grad for parameter in model.parameters())
+
+    @pytest.mark.parametrize(
+        ("parts", "said"),
+        [
+            (["outpu"], "freeze='outpu': expected a part that has weights, as "),
+            (["normalise"], "freeze='normalise': expected a part that has weights"),
+            ([""], "freeze='': expected a part that has weights"),
+        ],
+    )
+    def test_refuses_parts_that_are_not_there(self, digits, parts, said):
+        few = digits.train.first(10), digits.validation.first(10)
+        with pytest.raises(ValueError, match=said):
+            Training(epochs=1)(self.resnet(), *few, seed=0, freeze=parts)
+
+    def test_refuses_to_freeze_everything(self, digits):
+        model = self.resnet()
+        names = list(dict.fromkeys(n.partition(".")[0] for n, _ in model.named_parameters()))
+        few = digits.train.first(10), digits.validation.first(10)
+        with pytest.raises(ValueError, match="expected a part that is left to learn"):
+            Training(epochs=1)(model, *few, seed=0, freeze=names)
+        assert all(parameter.requires_grad for parameter in model.parameters())
 
 
 @pytest.mark.data

@@ -33,7 +33,7 @@ from bezoar.results import Rate
 from bezoar.runs import FileSnapshot, Run
 from bezoar.runs.folder import read_arrays, write_arrays
 from bezoar.sanity import outdone
-from bezoar.training import Training
+from bezoar.training import Training, adopt
 from bezoar.verdicts import Verdict
 
 OnUnit = Callable[[str, int, int], None]
@@ -86,6 +86,8 @@ def trained(
     *,
     seed: int,
     fields: Mapping[str, Any] | None = None,
+    init: Path | None = None,
+    freeze: Sequence[str] = (),
     on_step: Callable[[Progress], None] = silent,
 ) -> list[Row]:
     """Train one of the built-in networks and keep it, with its log, in a model file.
@@ -93,10 +95,25 @@ def trained(
     While it is not done, its state lies beside the file; the same call goes on from there. A file
     that this very training wrote is left as it is.
 
+    Args:
+        path: the file to write.
+        kind: name of the network.
+        data: train and validation are seen.
+        training: how it learns.
+        seed: names all randomness.
+        fields: further arguments of the network.
+        init: a model file of the same kind; its weights are taken over where they fit, see
+            ``training.adopt``. What was not is in the record of the file, ``not taken over``.
+        freeze: parts that do not learn, see ``training.held``.
+        on_step: told how far the training is.
+
     Raises:
-        ValueError: the file is there and holds something else, or an unknown kind.
+        ValueError: the file is there and holds something else, an unknown kind, or an ``init`` or
+            ``freeze`` that does not fit it.
     """
     checks.known("network", kind, models.MODELS)
+    sizes: dict[str, Any] = {"shape": data.shape, "classes": len(data.classes)}
+    model = models.create(kind, **sizes, seed=seed, **(fields or {}))
     about = {
         "kind": kind,
         "data": data.name,
@@ -105,18 +122,36 @@ def trained(
         "method": repr(training),
         "seed": seed,
         **({"fields": dict(fields)} if fields else {}),
+        **({"init": _adopted(model, kind, init)} if init else {}),
+        **({"freeze": list(freeze)} if freeze else {}),
     }
     if path.exists():
         return _log_of(path, about)
-    sizes: dict[str, Any] = {"shape": data.shape, "classes": len(data.classes)}
-    model = models.create(kind, **sizes, seed=seed, **(fields or {}))
     snapshot = _beside(path, about)
     log, _ = training(
-        model, data.train, data.validation, seed=seed, snapshot=snapshot, on_step=on_step
+        model,
+        data.train,
+        data.validation,
+        seed=seed,
+        freeze=freeze,
+        snapshot=snapshot,
+        on_step=on_step,
     )
     checkpoints.save(path, model, classes=data.classes, training={**about, "log": log})
     snapshot.clear()
     return log
+
+
+def _adopted(model: nn.Module, kind: str, init: Path) -> dict[str, Any]:
+    """Start a network from a model file; what the record says of it."""
+    source = checkpoints.load(init)
+    if source.kind != kind:
+        raise ValueError(f"{init}: holds {source.kind}: expected {kind}, which is to be trained")
+    try:
+        rest = adopt(model, source.model)
+    except ValueError as error:
+        raise ValueError(f"{init}: {error}") from error
+    return {"hash": weights_hash(source.model), "not taken over": rest}
 
 
 def guarded(

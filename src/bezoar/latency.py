@@ -170,7 +170,8 @@ def _memory(part: nn.Module, batch: Tensor) -> int:
     known = [batch, *part.parameters(), *part.buffers()]
     with _Allocations(known) as seen:
         part(batch)
-    return seen.peak
+    peak: int = seen.peak
+    return peak
 
 
 class _Allocations(TorchDispatchMode):

@@ -10,7 +10,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
-from bezoar import cli
+from bezoar import checkpoints, cli
 from bezoar.report.tables import validate
 from bezoar.runs.folder import read_arrays, write_arrays
 
@@ -64,6 +64,19 @@ def test_training_says_how_good_the_model_is_and_is_done_once(work, capsys):
     assert cli.run(words) == 0
     assert capsys.readouterr().out == said
     assert contents(work / "models") == made
+
+
+def test_training_starts_from_another_model_with_parts_of_it_frozen(work, npz, capsys):
+    own = ["--data", npz("five", labels=np.arange(60) % 5), "--epochs", "1"]
+    words = ["train", "lenet-fig3", *own, "--init", "base.safetensors", "--freeze", "conv1,conv2"]
+    assert cli.run([*words, "--out", "five.safetensors"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("not taken over from base.safetensors: output.weight, output.bias\n")
+    base, five = (checkpoints.load(work / f"{name}.safetensors").model for name in ("base", "five"))
+    assert torch.equal(five.conv2.weight, base.conv2.weight)
+    assert not torch.equal(five.hidden.weight, base.hidden.weight)
+    assert cli.run([*words, "--out", "five.safetensors"]) == 0
+    assert capsys.readouterr().out == said
 
 
 def test_an_attack_leaves_results_a_report_and_the_evidence(work, capsys):

@@ -1,7 +1,7 @@
 """``bezoar train``."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -24,6 +24,14 @@ def train(
     patience: Annotated[
         int, typer.Option(min=1, help="Stop after so many epochs without a better validation.")
     ] = 5,
+    init: Annotated[
+        Path | None,
+        typer.Option(help="Model file of the same network: start from its weights that fit."),
+    ] = None,
+    freeze: Annotated[
+        str,
+        typer.Option(help="Parts that do not learn, with commas, e.g. conv1,conv2 or features.0."),
+    ] = "",
     seed: options.Seed = 0,
     data_root: options.DataRoot = None,
     image_size: options.ImageSize = None,
@@ -35,7 +43,7 @@ def train(
 
     Example: bezoar train lenet-fig3 --data mnist --epochs 5 --out lenet.safetensors
     """
-    from bezoar import experiments, recipes
+    from bezoar import checkpoints, experiments, recipes
     from bezoar.cli import screen, subject
     from bezoar.training import Training
 
@@ -46,8 +54,20 @@ def train(
     whole = subject.dataset(data, data_root, image_size)
     with screen.screen() as bars:
         log = experiments.trained(
-            out, name, whole, training, seed=seed, fields=fields, on_step=bars.on_step
+            out,
+            name,
+            whole,
+            training,
+            seed=seed,
+            fields=fields,
+            init=init,
+            freeze=[part.strip() for part in freeze.split(",") if part.strip()],
+            on_step=bars.on_step,
         )
+    record: Any = checkpoints.header(out).training
+    if init is not None:
+        rest = ", ".join(record["init"]["not taken over"]) or "none"
+        print(f"not taken over from {init.name}: {rest}")
     best = max(row["clean"] for row in log)
     epochs_done = f"{log[-1]['round']:.0f} epochs"
     print(f"{kind} on {whole.name}: validation accuracy {best:.4f} after {epochs_done}")
