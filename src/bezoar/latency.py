@@ -163,13 +163,13 @@ def _memory(part: nn.Module, batch: Tensor) -> int:
     if batch.device.type == "cuda":
         torch.cuda.synchronize(batch.device)
         torch.cuda.reset_peak_memory_stats(batch.device)
-        before: int = torch.cuda.memory_allocated(batch.device)
+        before = torch.cuda.memory_allocated(batch.device)
         part(batch)
         torch.cuda.synchronize(batch.device)
-        peak: int = torch.cuda.max_memory_allocated(batch.device)
-        return peak - before
+        return torch.cuda.max_memory_allocated(batch.device) - before
     known = [batch, *part.parameters(), *part.buffers()]
-    with _Allocations(known) as seen:
+    seen = _Allocations(known)
+    with seen:
         part(batch)
     return seen.peak
 

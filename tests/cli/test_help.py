@@ -7,7 +7,7 @@ import pytest
 from bezoar import cli
 
 MAIN = "from bezoar.cli import main; main()"
-VERBS = ["demo", "train", "attack", "repair", "check", "report", "reproduce", "list"]
+VERBS = ["demo", "train", "attack", "repair", "latency", "check", "report", "reproduce", "list"]
 HEAVY = "'torch', 'numpy', 'scipy', 'sklearn', 'matplotlib', 'pooch', 'PIL'"
 
 
