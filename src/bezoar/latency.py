@@ -166,11 +166,12 @@ def _memory(part: nn.Module, batch: Tensor) -> int:
         before = torch.cuda.memory_allocated(batch.device)
         part(batch)
         torch.cuda.synchronize(batch.device)
-        return int(torch.cuda.max_memory_allocated(batch.device) - before)
+        return torch.cuda.max_memory_allocated(batch.device) - before
     known = [batch, *part.parameters(), *part.buffers()]
-    with _Allocations(known) as seen:
+    seen = _Allocations(known)
+    with seen:
         part(batch)
-    peak: int = seen.peak
+    peak = seen.peak
     return peak
 
 

@@ -35,6 +35,14 @@ def test_every_metric_has_its_section_and_none_is_lost():
     assert "| case | odd |\n" in page
 
 
+def test_times_of_a_guarded_model_are_no_times_as_fast():
+    metrics = ["ratio:foolbox", "ratio:classifier", "latency64", "latency1"]
+    page = sheet.page({**HEAD, "rows": [row(metric, 1.25) for metric in metrics]}, "toy")
+    section = page.partition("## Time of an image")[2].partition("## ")[0]
+    assert "| case | ratio:classifier | latency64 | latency1 |\n" in section
+    assert "## Times as fast\n\n| case | ratio:foolbox |\n" in page
+
+
 def test_many_radii_and_norms_stand_beside_the_case():
     rows = [
         row("robust@0.06", 0.5, case="a pgd40"),

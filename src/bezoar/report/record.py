@@ -204,16 +204,20 @@ def _latency(path: Path) -> tuple[Latency, ...]:
         match one:
             case {
                 "part": "whole" | "guard" | "classifier",
-                "batch": int(batch),
+                "batch": batch,
                 "seconds": [_, *_] as seconds,
-                "memory": int(memory),
+                "memory": memory,
                 "transfer": transfer,
                 "device": str(),
-                "threads": int(threads),
+                "threads": threads,
                 **rest,
             } if not rest and all(map(finite, [*seconds, transfer])):
-                least = (min(batch, threads) - 1, memory, transfer)
-                if min(seconds) > 0 and min(least) >= 0:
+                whole = all(type(count) is int for count in (batch, memory, threads))
+                if (
+                    whole
+                    and min(seconds) > 0
+                    and min(batch - 1, threads - 1, memory, transfer) >= 0
+                ):
                     continue
         raise ValueError(f"{path}: {one!r:.160}: expected a part with its times, above 0")
     found = tuple(Latency(**{**one, "seconds": tuple(one["seconds"])}) for one in listed)
