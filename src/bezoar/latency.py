@@ -171,8 +171,7 @@ def _memory(part: nn.Module, batch: Tensor) -> int:
     seen = _Allocations(known)
     with seen:
         part(batch)
-    peak = seen.peak
-    return peak
+    return seen.peak
 
 
 class _Allocations(TorchDispatchMode):

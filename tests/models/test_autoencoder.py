@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from bezoar import checkpoints
-from bezoar.classifier import random_modules, reseeded, weights_hash
+from bezoar.classifier import prepare, random_modules, reseeded, weights_hash
 from bezoar.models import Autoencoder, Purified, create
 from bezoar.models.autoencoder import CodeNoise
 from bezoar.seeds import generator
@@ -114,3 +114,10 @@ class TestPurified:
         with pytest.raises(ValueError, match="header: autoencoder of Autoencoder: expected one of"):
             checkpoints.save(path, Autoencoder(), classes=("a", "b", "c"))
         assert not path.exists()
+
+
+def test_behind_it_the_engine_still_folds_batch_norm():
+    network = create("vgg-8conv", shape=(1, 28, 28), classes=10, seed=0, width=4)
+    guarded = Purified(purifier=Autoencoder(shape=(1, 28, 28), sigma=0.0), network=network)
+    prepared = prepare(guarded, torch.rand(4, 1, 28, 28))
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in prepared.network.modules())

@@ -3,7 +3,6 @@
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bezoar import checks
@@ -45,15 +44,16 @@ class Autoencoder(nn.Module):
             raise ValueError(f"code={code!r}: expected an integer from 1 to {LONGEST}")
         checks.in_range("sigma", sigma, 0)
         self.fields: dict[str, Any] = {"shape": sides, "code": code, "sigma": float(sigma)}
-        self._sides = inner(shape)
-        self.encoder = encoder(sides[0], self._sides, code)
-        self.decoder = decoder(sides[0], self._sides, code)
+        inside = inner(shape)
+        self.enlarge, self.cut = borders(shape)
+        self.encoder = encoder(sides[0], inside, code)
+        self.decoder = decoder(sides[0], inside, code)
         self.noise = CodeNoise(sigma) if sigma else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """Images ``(N, C, H, W)`` in [0, 1] to images of the same shape, in (0, 1)."""
-        made: Tensor = self.decoder(self.noise(self.encoder(enlarged(x, self._sides))))
-        return cut(made, x)
+        made: Tensor = self.cut(self.decoder(self.noise(self.encoder(self.enlarge(x)))))
+        return made
 
 
 class CodeNoise(nn.Module):
@@ -124,19 +124,11 @@ def decoder(channels: int, sides: tuple[int, int], code: int) -> nn.Sequential:
     )
 
 
-def enlarged(x: Tensor, sides: tuple[int, int]) -> Tensor:
-    """Images in the middle of black ones of the inner sides."""
-    top, left, down, right = _border(x, sides)
-    return F.pad(x, (left, right - left, top, down - top))
-
-
-def cut(made: Tensor, x: Tensor) -> Tensor:
-    """The part of what the decoder made that lies where ``enlarged`` has put ``x``."""
-    top, left, _, _ = _border(x, (made.shape[2], made.shape[3]))
-    return made[:, :, top : top + x.shape[2], left : left + x.shape[3]]
-
-
-def _border(x: Tensor, sides: tuple[int, int]) -> tuple[int, int, int, int]:
-    """Black rows above, columns to the left, and all rows and columns that are added."""
-    down, right = (inside - side for inside, side in zip(sides, x.shape[2:], strict=True))
-    return down // 2, right // 2, down, right
+def borders(shape: Shape) -> tuple[nn.Module, nn.Module]:
+    """Put black around images, up to the inner sides, and take it away again."""
+    down, right = (after - side for after, side in zip(inner(shape), shape[1:], strict=True))
+    if not down and not right:
+        return nn.Identity(), nn.Identity()
+    around = (right // 2, right - right // 2, down // 2, down - down // 2)
+    left, other, top, bottom = (-width for width in around)
+    return nn.ZeroPad2d(around), nn.ZeroPad2d((left, other, top, bottom))

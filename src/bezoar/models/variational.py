@@ -4,7 +4,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from bezoar.models.autoencoder import CodeNoise, cut, decoder, encoder, enlarged, inner
+from bezoar.models.autoencoder import CodeNoise, borders, decoder, encoder, inner
 from bezoar.models.fields import Shape, checked, whole
 
 
@@ -32,9 +32,10 @@ class VariationalAutoencoder(nn.Module):
         super().__init__()
         sides = checked(shape, 2, None, None)["shape"]
         self.fields: dict[str, Any] = {"shape": sides, "code": whole("code", code)}
-        self._sides = inner(shape)
-        self.encoder = encoder(sides[0], self._sides, 2 * code)
-        self.decoder = decoder(sides[0], self._sides, code)
+        inside = inner(shape)
+        self.enlarge, self.cut = borders(shape)
+        self.encoder = encoder(sides[0], inside, 2 * code)
+        self.decoder = decoder(sides[0], inside, code)
         self.noise = CodeNoise(1.0)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -50,9 +51,9 @@ class VariationalAutoencoder(nn.Module):
             divergence: of Kullback and Leibler, in nats, ``(N,)``, at least 0:
                 :math:`\tfrac12 \sum_j (\mu_j^2 + s_j^2 - 1 - \log s_j^2)`.
         """
-        mean, log_variance = self.encoder(enlarged(x, self._sides)).chunk(2, dim=1)
+        mean, log_variance = self.encoder(self.enlarge(x)).chunk(2, dim=1)
         deviation = (log_variance / 2).exp()
         unit = self.noise(mean.new_zeros(mean.shape))
         made: Tensor = self.decoder(mean + deviation * unit)
         divergence = (mean**2 + deviation**2 - 1 - log_variance).sum(dim=1) / 2
-        return cut(made, x), divergence
+        return self.cut(made), divergence
