@@ -182,3 +182,17 @@ def test_the_command_refuses_another_seed_and_another_case(capsys):
     assert "seed '7': expected one of 0" in capsys.readouterr().err
     assert cli.run(["reproduce", "cae", "--size", "smoke", "--only", "mnist caee"]) == 2
     assert "did you mean 'mnist cae'" in capsys.readouterr().err
+
+
+def test_pictures_of_the_first_purifier_stand_on_the_page(done):
+    from bezoar.report import sheet
+
+    work = reproduce.opened(done[0] / "toy.toml", "one", done[0] / "run", lambda command: NOTES)
+    (figure,) = work.figures().values()
+    titles = [axes.get_title() for axes in figure.axes]
+    names = ["original", "original, purified", "fgsm@0.2", "fgsm@0.2, purified"]
+    assert [title.partition("\n")[0] for title in titles] == names * (len(titles) // 4)
+    assert len(titles) in (8, 12, 16)
+    caption = "digits cae: original, attacked, purified"
+    assert done[1]["figures"] == {"toy-digits.png": caption}
+    assert f"![{caption}](toy-digits.png)" in sheet.page(done[1], "toy")

@@ -46,6 +46,7 @@ def reproduce(
     from bezoar import recipes
     from bezoar import reproduce as reproduction
     from bezoar.cli import screen, subject
+    from bezoar.files import replacing
     from bezoar.report import sheet
     from bezoar.runs import provenance
 
@@ -64,8 +65,13 @@ def reproduce(
             on_step=bars.on_step,
         )
         table = work.table() if partial else work()
+        figures = {} if table is None else work.figures()
     if table is None:
         print("this part is done; the table is written without --only and --seed")
         return
     for path in sheet.write(table, work.recipe.name, results, pages):
         print(path)
+    for file, figure in figures.items():
+        with replacing(pages / file) as unfinished:
+            figure.savefig(unfinished, format="png", dpi=100, facecolor="white")
+        print(pages / file)

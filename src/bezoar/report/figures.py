@@ -193,19 +193,28 @@ def gallery(images: Sequence[Example]) -> Figure:
     Raises:
         ValueError: there is no image.
     """
-    if not images:
+    rows = []
+    for example in images:
+        change, factor = perturbation(example.x, example.x_adv)
+        clean, attacked = example.clean_title, example.adversarial_title
+        between = (change, f"change x{factor:.3g}")
+        rows.append([(example.x, clean), between, (example.x_adv, attacked)])
+    return pictures(rows)
+
+
+def pictures(rows: Sequence[Sequence[tuple[Pixels, str]]]) -> Figure:
+    """Rows of images ``(C, H, W)`` in [0, 1], grey or RGB, each with what stands above it.
+
+    Raises:
+        ValueError: there is no image.
+    """
+    if not rows or not rows[0]:
         raise ValueError("images=[]: expected at least one")
     with mpl.rc_context({**_STYLE, "axes.titlelocation": "center"}):
-        figure = Figure(figsize=(4.8, 1.8 * len(images)), layout="constrained")
-        grid = figure.subplots(len(images), 3, squeeze=False)
-        for row, example in zip(grid, images, strict=True):
-            change, factor = perturbation(example.x, example.x_adv)
-            pictures = (
-                (example.x, example.clean_title),
-                (change, f"change x{factor:.3g}"),
-                (example.x_adv, example.adversarial_title),
-            )
-            for axes, (image, title) in zip(row, pictures, strict=True):
+        figure = Figure(figsize=(1.6 * len(rows[0]), 1.8 * len(rows)), layout="constrained")
+        grid = figure.subplots(len(rows), len(rows[0]), squeeze=False)
+        for places, row in zip(grid, rows, strict=True):
+            for axes, (image, title) in zip(places, row, strict=True):
                 axes.imshow(picture(image), vmin=0, vmax=255, cmap="grey", interpolation="nearest")
                 axes.set_title(title, fontsize=9)
                 axes.set_axis_off()

@@ -65,6 +65,8 @@ def page(results: Mapping[str, Any], name: str) -> str:
         parts += _section(title, rows, chosen)
     parts += _section("Further metrics", rows, metrics)
     parts += _published(rows)
+    for file, caption in results.get("figures", {}).items():
+        parts.append(f"## {caption}\n\n![{caption}]({file})\n")
     told = dict.fromkeys(f"- {w['case']}, {w['kind']}: {w['text']}" for w in results["warnings"])
     parts.append("## Warnings\n\n" + ("\n".join(told) or "None.") + "\n")
     return "\n".join(parts)

@@ -10,6 +10,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
 from torch import nn
 
 from bezoar import audit, checkpoints, checks, data, models, recipes
@@ -110,6 +111,10 @@ class Reproduction:
                 row["paper"] = published
         results = audit.results(self._notes, table, found)
         return {**results, "missing": missing} if missing else results
+
+    def figures(self) -> dict[str, Figure]:
+        """Pictures that stand on the page, by file name: none."""
+        return {}
 
     # ---------------------------------------------------------------- what is done, and where
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+from matplotlib.figure import Figure
 from torch import nn
 
 from bezoar import audit, checkpoints, checks, data, experiments, latency, models, recipes
@@ -21,11 +23,13 @@ from bezoar.guards import Guard
 from bezoar.matrix import Access, Look, referee, rescored, rows
 from bezoar.referee import Measurement
 from bezoar.report import tables
+from bezoar.report.figures import Pixels, pictures
 from bezoar.runs import Run
 from bezoar.sanity import Warning
 from bezoar.training import Training
 
 Images = Literal["many", "some", "few"]
+SHOWN = 4  # images of a gallery
 RADII = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the certified accuracy, in L2
 
 
@@ -232,7 +236,12 @@ class Reproduction:
                 row["paper"] = published
         results = audit.results(self._notes, table, found)
         results["about"] = [*self.recipe.about, f"size: {_told(self.size)}"]
+        results["figures"] = {file: caption for file, (caption, _) in self._galleries().items()}
         return {**results, "missing": missing} if missing else results
+
+    def figures(self) -> dict[str, Figure]:
+        """Original, attacked and purified images of each data set, by file name."""
+        return {file: pictures(rows) for file, (_, rows) in self._galleries().items()}
 
     # ---------------------------------------------------------------- what is done, and where
 
@@ -349,6 +358,53 @@ class Reproduction:
         name, seed = self._name(subject, case), self.size.seed
         found = latency.rows(name, latency.latency(self._model(subject, case), x), seed=seed)
         write_json(path, {"rows": found})
+
+    def _galleries(self) -> dict[str, tuple[str, list[list[tuple[Pixels, str]]]]]:
+        """The pictures of the first guard that purifies, by file name, with a caption.
+
+        The first image of some classes; above each stands what the network says of it. Attacked by
+        who ignores the guard, with the measurements of the table.
+        """
+        found = {}
+        for subject, case in self._pairs():
+            file = f"{self.recipe.name}-{subject.data}.png"
+            if file in found or not case.guard or not self._cell(subject, case).exists():
+                continue
+            model: Any = self._model(subject, case)
+            if isinstance(model, models.Purified):
+                caption = f"{self._name(subject, case)}: original, attacked, purified"
+                found[file] = caption, self._gallery(subject, case, model)
+        return found
+
+    def _gallery(
+        self, subject: Subject, case: Case, model: models.Purified
+    ) -> list[list[tuple[Pixels, str]]]:
+        test = self._data(subject).test
+        labels = test.labels[: self.size.few].tolist()
+        chosen = torch.tensor(sorted({labels.index(label) for label in labels})[:SHOWN])
+        x, _ = test.batch(chosen)
+        sets = [("original", x)]
+        for measure in self._measures:
+            if "greybox" in measure.access and case.name in (measure.cases or [case.name]):
+                made = self._measured(subject, case, model, measure, "greybox")
+                if made is not None:
+                    x_adv = torch.from_numpy(made.x_adv)[chosen]
+                    sets.append((made.stamp.metric.removeprefix("greybox:"), x_adv))
+        rows = []
+        with torch.no_grad():
+            columns = [
+                pair
+                for name, images in sets
+                for pair in ((name, images), (f"{name}, purified", model.purifier(images)))
+            ]
+            said = [model.network(images).argmax(dim=1) for _, images in columns]
+        for k in range(len(chosen)):
+            row = [
+                (images[k].numpy(), f"{name}\n{test.classes[int(classes[k])]}")
+                for (name, images), classes in zip(columns, said, strict=True)
+            ]
+            rows.append(row)
+        return rows
 
     def _certified(self, name: str, subject: Subject, model: models.Smoothed) -> list[audit.Row]:
         images = self._data(subject).test.at_most(self.size.certified)
