@@ -1,5 +1,7 @@
 """``bezoar guard``: what it writes is a model for every other verb."""
 
+import json
+
 import pytest
 
 from bezoar import checkpoints, cli
@@ -53,6 +55,36 @@ def test_a_guard_is_moved_in_front_of_another_model(work, guarded):
     assert weights_hash(moved) == weights_hash(first)
 
 
+def test_guards_are_compared_by_what_the_attacker_knows(work, guarded, capsys):
+    words = ["guard", "compare", "base.safetensors", "guarded.safetensors", "--images", "12"]
+    words += ["--attack", "fgsm:eps=0.2", "--out", "compared"]
+    assert cli.run(words) == 0
+    said = capsys.readouterr().out
+    lines = {line.split()[0]: line for line in said.splitlines()[1:]}
+    assert list(lines) == ["clean", "fgsm@0.2", "greybox:fgsm@0.2", "bpda:fgsm@0.2", "results:"]
+    assert lines["fgsm@0.2"].count("%") == 2 * lines["bpda:fgsm@0.2"].count("%")
+    rows = json.loads((work / "compared" / "results.json").read_text())["rows"]
+    assert {row["n"] for row in rows} == {12}
+    assert cli.run(words) == 0
+    assert capsys.readouterr().out == said
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--access", "greyb"], "did you mean 'greybox'?"),
+        (["--access", "transfer"], "--access=transfer: expected --surrogate FILE"),
+        (["base.safetensors"], "expected names that differ"),
+        (["gone.safetensors"], "gone.safetensors"),
+    ],
+)
+def test_a_comparison_that_cannot_be_is_refused(work, guarded, capsys, more, said):
+    words = ["guard", "compare", "base.safetensors", "guarded.safetensors", "--out", "compared"]
+    assert cli.run([*words, *more]) == 2
+    assert said in capsys.readouterr().err
+    assert not (work / "compared").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -68,7 +100,7 @@ def test_a_guard_is_moved_in_front_of_another_model(work, guarded):
         (["guard", "fti"], "No such command 'fti'. Did you mean 'fit'?"),
         (
             ["guard", "apply", *["base.safetensors"] * 2, "--out", "x.safetensors"],
-            "base.safetensors: lenet-fig3 has no purifier: expected a purifier before a network",
+            "base.safetensors: lenet-fig3: expected a model that `bezoar guard fit` wrote, with a pur",
         ),
     ],
 )

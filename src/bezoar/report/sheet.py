@@ -17,10 +17,16 @@ _BESIDE = re.compile(r"(robust|median)(?::(?P<norm>l\w+))?(?P<peer>:[^@]+)?(?P<e
 SECTIONS = (
     ("Accuracy, white-box", ("clean", "fgsm@", "pgd")),
     ("Certified accuracy, L2", ("certified@", "abstained")),
+    (
+        "Detection",
+        (
+            *("false-alarms", "standing:", "caught:", "auc:"),
+            *("greybox:standing:", "greybox:caught:", "greybox:auc:"),
+        ),
+    ),
     ("Attackers who ignore the guard", ("greybox:",)),
     ("The guard taken for the identity on the way back", ("bpda:",)),
     ("Attackers who know less", ("attacked:", "transfer:", "stale:")),
-    ("Detection", ("auc:", "flagged:")),
     ("Ours less the best peer's", ("excess",)),
     ("Robust accuracy", ("robust",)),
     ("Median distance", ("median",)),

@@ -17,6 +17,7 @@ from bezoar import audit, checkpoints, checks, data, experiments, latency, model
 from bezoar.attacks.oracle import DRAWS
 from bezoar.certificates import certify
 from bezoar.data.imageset import DataSet
+from bezoar.detection import detect
 from bezoar.files import read_json, write_json
 from bezoar.fit import Progress, silent
 from bezoar.guards import Guard
@@ -121,6 +122,7 @@ class Recipe:
         name: of the results file.
         paper: what is reproduced.
         about: how it differs from the paper; printed above the table.
+        detected: attack that a guard with a score is measured against as a detector.
         published: by case, by metric, what the paper says; shown beside what is measured.
         beside: names of results files whose rows stand in the same table, and the commands that
             make them.
@@ -138,6 +140,7 @@ class Recipe:
     subject: list[dict[str, Any]]
     case: list[dict[str, Any]]
     measure: list[dict[str, Any]]
+    detected: str = ""
     published: dict[str, dict[str, float]] = field(default_factory=dict)
     beside: dict[str, str] = field(default_factory=dict)
 
@@ -323,6 +326,8 @@ class Reproduction:
         table = rows(name, self.size.seed, found)
         if isinstance(model, models.Smoothed):
             table += self._certified(name, subject, model)
+        if self.recipe.detected and hasattr(model, "score"):
+            table += self._detected(name, subject, case, model)
         white = [m for m in found.values() if m.stamp.access == "white-box"]
         test = self._data(subject).test
         told = [warning.as_dict() for warning in audit.suspicions(model, test, white)]
@@ -358,6 +363,16 @@ class Reproduction:
         name, seed = self._name(subject, case), self.size.seed
         found = latency.rows(name, latency.latency(self._model(subject, case), x), seed=seed)
         write_json(path, {"rows": found})
+
+    def _detected(
+        self, name: str, subject: Subject, case: Case, model: nn.Module
+    ) -> list[audit.Row]:
+        images = self._data(subject).test.at_most(min(self.size.few, case.known or self.size.few))
+        attack, seed = recipes.attack(self.recipe.detected), self.size.seed
+        found = experiments.detected(
+            detect(attack, model, images, seed=seed), attack, model, seed=seed
+        )
+        return [{**row, "case": name} for row in found if row["metric"] != "clean"]
 
     def _galleries(self) -> dict[str, tuple[str, list[list[tuple[Pixels, str]]]]]:
         """The pictures of the first guard that purifies, by file name, with a caption.
