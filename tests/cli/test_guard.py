@@ -100,7 +100,7 @@ def test_a_comparison_that_cannot_be_is_refused(work, guarded, capsys, more, sai
         (["guard", "fti"], "No such command 'fti'. Did you mean 'fit'?"),
         (
             ["guard", "apply", *["base.safetensors"] * 2, "--out", "x.safetensors"],
-            "base.safetensors: lenet-fig3: expected a model that `bezoar guard fit` wrote, with a pur",
+            "base.safetensors: lenet-fig3: expected a model that `bezoar guard fit` wrote",
         ),
     ],
 )
