@@ -27,11 +27,13 @@ some = 12
 few = 5
 certified = 6
 samples = 100
+network = { width = 2 }
 caps = { epochs = 2 }
+instead.cae = { code = 24 }
 
 [[subject]]
 data = "digits"
-network = "lenet-fig4"
+network = "vgg-8conv:width=3"
 other = "lenet5"
 training = { epochs = 5 }
 
@@ -141,14 +143,17 @@ def test_each_guarded_case_has_its_time_beside_the_classifier_alone(cells):
 
 def test_what_was_published_and_what_is_smaller_stand_in_the_table(done, cells):
     assert cells["digits cae", "greybox:fgsm@0.2"]["paper"] == 0.9
-    said = "size: seed 0, train 200, validation 40, many 30, some 12, few 5, certified 6"
-    assert done[1]["about"] == ["digits are smaller", f"{said}, samples 100, epochs at most 2"]
+    counts = "seed 0; train 200; validation 40; many 30; some 12; few 5; certified 6; samples 100"
+    said = f"size: {counts}; width of the network 2; epochs at most 2; cae with code=24"
+    assert done[1]["about"] == ["digits are smaller", said]
 
 
 def test_the_caps_hold_in_every_training(done):
     from bezoar import checkpoints
 
     folder = done[0] / "run" / "digits"
+    assert "code=24" in checkpoints.header(folder / "cae.safetensors").training["guard"]
+    assert checkpoints.header(folder / "network.safetensors").fields["width"] == 2
     assert "epochs=2" in checkpoints.header(folder / "cae.safetensors").training["guard"]
     assert "epochs=1" in checkpoints.header(folder / "smoothing.safetensors").training["guard"]
     assert (
@@ -184,7 +189,9 @@ def test_a_part_is_worked_on_alone_and_what_is_missing_is_named(tmp_path):
         ('attack = "fgsm:eps=0.2"', 'attack = "fgms:eps=0.2"', "did you mean 'fgsm'"),
         ('"greybox", "adaptive"', '"grey", "adaptive"', "'adaptive', 'greybox'"),
         ('cases = ["none"]', 'cases = ["non"]', "case 'non': expected one of"),
-        ('network = "lenet-fig4"', 'network = "lenet-fig5"', "network 'lenet-fig5'"),
+        ('network = "vgg-8conv', 'network = "vgg-9conv', "did you mean 'vgg-8conv'"),
+        ("width = 2", "widht = 2", "did you mean 'width'"),
+        ("instead.cae", "instead.cea", "did you mean 'cae'"),
         ('name = "cae", inner', 'name = "caee", inner', "guard 'caee'"),
         ("code = 12", "codes = 12", "setting 'codes'"),
     ],

@@ -43,6 +43,8 @@ class Size:
         train, validation: first images of the splits; 0 is all.
         many, some, few: images of the test split for attacks of a step, of some tens, of hundreds.
         certified: images that get a certificate; ``samples`` draws each.
+        network: fields of the networks instead of those of the subject, for example the width.
+        instead: settings of a guard instead of those of its case, by the name of the case.
         caps: what a setting of that name may be at most, in any training or guard.
     """
 
@@ -54,6 +56,8 @@ class Size:
     few: int = 200
     certified: int = 500
     samples: int = 10_000
+    network: dict[str, Any] = field(default_factory=dict)
+    instead: dict[str, dict[str, Any]] = field(default_factory=dict)
     caps: dict[str, int] = field(default_factory=dict)
 
 
@@ -63,7 +67,7 @@ class Subject:
 
     Args:
         data: name of the data set; the cases are called ``DATA GUARD``.
-        network, other: name and fields, for example ``vgg-8conv:width=16``.
+        network, other: name and fields, for example ``vgg-8conv:width=64``.
         training: of both, settings of ``Training``.
     """
 
@@ -178,8 +182,10 @@ class Reproduction:
         checks.known("size", size, recipe.sizes)
         self.size: Size = recipes.build(Size, recipe.sizes[size], f"sizes.{size}")
         self.recipe, self._say, self._on_step, self._notes = recipe, say, on_step, notes
-        self._subjects = [_subject(table) for table in recipe.subject]
-        self._cases = [_case(table) for table in recipe.case]
+        self._subjects = [_subject(table, self.size) for table in recipe.subject]
+        self._cases = [_case(table, self.size) for table in recipe.case]
+        for name in self.size.instead:
+            checks.known("case", name, [case.name for case in self._cases])
         names = [case.name for case in self._cases]
         self._measures = [_measure(table, names) for table in recipe.measure]
         known = [self._name(subject, case) for subject, case in self._pairs()]
@@ -277,6 +283,8 @@ class Reproduction:
         path = self._folder(subject) / f"{file}.safetensors"
         path.parent.mkdir(parents=True, exist_ok=True)
         kind, own = recipes.network(text)
+        if file == "network":
+            own |= self.size.network
         settings = _capped(subject.training, self.size.caps)
         training: Training = recipes.build(Training, settings, "training")
         there = path.exists()
@@ -300,7 +308,7 @@ class Reproduction:
         if not case.guard:
             return network
         path = self._folder(subject) / f"{case.name.replace(' ', '-')}.safetensors"
-        guard: Guard = recipes.method(Guard, _capped(case.guard, self.size.caps), case.name)
+        guard: Guard = recipes.method(Guard, case.guard, case.name)
         there = path.exists()
         log = experiments.guarded(
             path, network, self._data(subject), guard, seed=self.size.seed, on_step=self._on_step
@@ -445,19 +453,23 @@ def read(path: Path) -> Recipe:
     return recipe
 
 
-def _subject(table: Mapping[str, Any]) -> Subject:
+def _subject(table: Mapping[str, Any], size: Size) -> Subject:
     subject: Subject = recipes.build(Subject, table, "subject")
-    for text in (subject.network, subject.other):
-        recipes.network(text)
+    (kind, _), _ = map(recipes.network, (subject.network, subject.other))
+    for name in size.network:
+        checks.known(f"{kind}: field", name, recipes.of_network(kind))
     recipes.build(Training, subject.training, f"subject {subject.data}.training")
     return subject
 
 
-def _case(table: Mapping[str, Any]) -> Case:
+def _case(table: Mapping[str, Any], size: Size) -> Case:
+    """A case with the settings that its guard has at a size."""
     case: Case = recipes.build(Case, table, "case")
-    if case.guard:
-        recipes.method(Guard, case.guard, f"case {case.name}")
-    return case
+    if not case.guard:
+        return case
+    guard = _capped({**case.guard, **size.instead.get(case.name, {})}, size.caps)
+    recipes.method(Guard, guard, f"case {case.name}")
+    return replace(case, guard=guard)
 
 
 def _measure(table: Mapping[str, Any], cases: Sequence[str]) -> Measure:
@@ -476,8 +488,13 @@ def _capped(settings: Mapping[str, Any], caps: Mapping[str, int]) -> dict[str, A
 def _told(size: Size) -> str:
     """A size for readers: what is smaller than all there is."""
     numbers = {one.name: getattr(size, one.name) for one in fields(size)}
-    caps = numbers.pop("caps")
+    network, instead, caps = (numbers.pop(name) for name in ("network", "instead", "caps"))
     for name in ("train", "validation"):
         numbers[name] = numbers[name] or "all"
-    said = ", ".join(f"{name} {value}" for name, value in numbers.items())
-    return said + "".join(f", {name} at most {value}" for name, value in caps.items())
+    said = [f"{name} {value}" for name, value in numbers.items()]
+    said += [f"{name} of the network {value}" for name, value in network.items()]
+    said += [f"{name} at most {value}" for name, value in caps.items()]
+    for case, settings in instead.items():
+        less = ", ".join(f"{name}={value}" for name, value in settings.items())
+        said.append(f"{case} with {less}")
+    return "; ".join(said)
