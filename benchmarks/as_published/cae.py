@@ -78,10 +78,10 @@ SIZES = {
         width=16,
         epochs=4,
         images=0,
-        fgsm_images=10_000,
-        pgd_images=6_000,
+        fgsm_images=6_000,
+        pgd_images=3_000,
         inner_steps=10,
-        tested_fgsm=10_000,
+        tested_fgsm=5_000,
         tested_pgd=1_000,
     ),
     "full": Size(
