@@ -12,6 +12,7 @@ each image on its own.
 
 import time
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -182,7 +183,9 @@ def certify(
     """
     checks.at_least("n0", n0, 1)
     checks.at_least("n", n, 1)
-    require(smoothed, alpha)
+    # The same function: convolutions run half as fast again on such weights.
+    certified: Any = deepcopy(require(smoothed, alpha))
+    smoothed = certified.to(memory_format=torch.channels_last)
     x, label = images.batch(slice(None))
     stream = Noise.first(seed, f"certify/{images.name}", images.index)
     rows = np.arange(len(images))
