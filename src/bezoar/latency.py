@@ -113,19 +113,25 @@ def latency(
 
 
 def rows(case: str, measured: Sequence[Latency], *, seed: int = 0) -> list[Row]:
-    """Rows of the result table.
+    """Rows of the result table, in seconds and bytes.
 
-    ``latencyBATCH`` is the median time of an image through the whole, in seconds, at that size of
-    batch; ``ratio:classifier`` is ``costs.ratio`` at batch 64, where it was measured.
+    ``latencyBATCH`` is the median time of an image through the whole at that size of batch,
+    ``latencyBATCH:p99`` what 99 of 100 runs do not exceed, ``latencyBATCH:guard`` and
+    ``latencyBATCH:classifier`` the medians of the parts, ``memory:BATCH`` what a pass holds at
+    once; ``ratio:classifier`` is ``costs.ratio`` at batch 64, where it was measured.
     """
-    table = [
-        number_row(case, seed, f"latency{one.batch}", one.each)
-        for one in measured
-        if one.part == "whole"
-    ]
+    numbers = {}
+    for one in measured:
+        name = f"latency{one.batch}"
+        if one.part == "whole":
+            numbers[name] = one.each
+            numbers[f"{name}:p99"] = one.p99 / one.batch
+            numbers[f"memory:{one.batch}"] = float(one.memory)
+        else:
+            numbers[f"{name}:{one.part}"] = one.each
     if (times := ratio(measured, BATCH)) is not None:
-        table.append(number_row(case, seed, "ratio:classifier", times))
-    return table
+        numbers["ratio:classifier"] = times
+    return [number_row(case, seed, name, value) for name, value in numbers.items()]
 
 
 def _rounds(count: int, least: int, seconds: float) -> Iterator[int]:

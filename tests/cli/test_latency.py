@@ -45,7 +45,9 @@ def test_the_results_file_is_one_of_the_project_s(guarded, capsys):
     assert capsys.readouterr().out.endswith("results: found/times.json\n")
     results = json.loads((guarded / "found" / "times.json").read_text())
     named = [(row["case"], row["metric"]) for row in validate(results)]
-    assert named == [("guarded", name) for name in ("latency1", "latency64", "ratio:classifier")]
+    parts = [f"latency{k}{part}" for k in (1, 64) for part in ("", ":p99", ":guard", ":classifier")]
+    metrics = {"ratio:classifier", "memory:1", "memory:64", *parts}
+    assert set(named) == {("guarded", name) for name in metrics}
     assert [len(one["seconds"]) for one in results["latency"]] == [3] * 6
 
 
