@@ -27,12 +27,13 @@ from bezoar import audit, checkpoints, data, experiments
 from bezoar.data.imageset import ImageSet
 from bezoar.files import read_json, write_json
 from bezoar.models import Autoencoder, ShallowVGG
+from bezoar.report import sheet
 from bezoar.results import Rate
 from bezoar.runs import provenance
 from bezoar.seeds import derive
 from bezoar.training import Training
 
-FOLDER, RESULTS = Path("runs/as-published"), Path("results/cae-as-published.json")
+FOLDER, NAME = Path("runs/as-published"), "cae-as-published"
 SEED = 0
 FGSM_EPS, PGD_EPS, PGD_STEP = 0.6, 0.15, 0.01
 
@@ -215,7 +216,8 @@ def rows(name: str, size: Size) -> list[audit.Row]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--size", choices=SIZES, default="cpu")
-    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--results", type=Path, default=Path("results"))
+    parser.add_argument("--pages", type=Path, default=Path("docs/results"))
     options = parser.parse_args()
     size = SIZES[options.size]
     table: list[audit.Row] = []
@@ -226,8 +228,9 @@ def main() -> None:
         table += read_json(kept)["rows"]
     notes = provenance(f"python benchmarks/as_published/cae.py --size {options.size}")
     about = [f"size: {', '.join(f'{key} {value}' for key, value in asdict(size).items())}"]
-    write_json(options.results, {**audit.results(notes, table, {}), "about": about})
-    print(options.results)
+    whole = {**audit.results(notes, table, {}), "about": about}
+    for path in sheet.write(whole, NAME, options.results, options.pages):
+        print(path)
 
 
 if __name__ == "__main__":
