@@ -1,0 +1,42 @@
+"""Triggers of backdoors, one file a method, and the poisoning of training sets with them."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from bezoar.triggers.badnets import BadNets
+from bezoar.triggers.blended import Blended
+from bezoar.triggers.bpp import Bpp
+from bezoar.triggers.low_frequency import LowFrequency
+from bezoar.triggers.poison import Poisoned, planting, poison
+from bezoar.triggers.protocol import Aim, AllToAll, AllToOne, Fitted, Trigger
+from bezoar.triggers.sig import SIG
+from bezoar.triggers.wanet import WaNet
+
+TRIGGERS: Mapping[str, type[Trigger]] = MappingProxyType(
+    {
+        "badnets": BadNets,
+        "blended": Blended,
+        "bpp": Bpp,
+        "lf": LowFrequency,
+        "sig": SIG,
+        "wanet": WaNet,
+    }
+)
+
+__all__ = [
+    "SIG",
+    "TRIGGERS",
+    "Aim",
+    "AllToAll",
+    "AllToOne",
+    "BadNets",
+    "Blended",
+    "Bpp",
+    "Fitted",
+    "LowFrequency",
+    "Poisoned",
+    "Trigger",
+    "WaNet",
+    "planting",
+    "poison",
+]

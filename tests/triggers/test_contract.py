@@ -1,0 +1,116 @@
+"""What every trigger keeps to."""
+
+import pytest
+import torch
+
+from bezoar.seeds import generator
+from bezoar.triggers import (
+    SIG,
+    TRIGGERS,
+    AllToOne,
+    BadNets,
+    Blended,
+    Bpp,
+    Fitted,
+    LowFrequency,
+    Trigger,
+    WaNet,
+    poison,
+)
+
+CASES: list[Trigger] = [
+    BadNets(),
+    BadNets(size=2, pattern="checkerboard"),
+    Blended(alpha=0.3, key=1),
+    Bpp(levels=4),
+    LowFrequency(amplitude=0.3, images=4, passes=2, steps=10),
+    SIG(frequency=2.0),
+    WaNet(strength=1.0),
+]
+
+
+@pytest.fixture
+def trigger(request, small_convnet, images):
+    """A trigger of ``CASES``, fitted on the small network where it has to be."""
+    found = request.param
+    return (
+        found.fit(small_convnet, images, target=0, seed=0) if isinstance(found, Fitted) else found
+    )
+
+
+def keys_of(count):
+    return torch.randint(2**62, (count,), generator=generator(0, "tests", "keys"))
+
+
+def test_every_trigger_has_a_row():
+    assert {type(trigger) for trigger in CASES} == set(TRIGGERS.values())
+
+
+@pytest.mark.parametrize("trigger", CASES, ids=repr, indirect=True)
+class TestTrigger:
+    def test_changes_images_into_images(self, trigger, batch):
+        x, _ = batch
+        for made in (trigger.stamp(x), trigger.plant(x, keys_of(12))):
+            assert (made.shape, made.dtype) == (x.shape, x.dtype)
+            assert ((made >= 0) & (made <= 1)).all()
+            assert ((made - x).abs().flatten(1).amax(dim=1) > 1e-3).all()
+
+    def test_leaves_its_input_and_the_global_rng_alone(self, trigger, batch):
+        x, _ = batch
+        kept, state = x.clone(), torch.random.get_rng_state()
+        trigger.stamp(x)
+        trigger.plant(x, keys_of(12))
+        assert torch.equal(x, kept)
+        assert torch.equal(torch.random.get_rng_state(), state)
+
+    def test_an_image_does_not_depend_on_its_neighbours(self, trigger, batch):
+        x, keys = batch[0], keys_of(12)
+        stamped, planted = trigger.stamp(x), trigger.plant(x, keys)
+        torch.testing.assert_close(trigger.stamp(x[3:5]), stamped[3:5])
+        torch.testing.assert_close(trigger.plant(x[3:5], keys[3:5]), planted[3:5])
+
+    def test_is_a_value(self, trigger):
+        assert {trigger: 1}[trigger] == 1
+        assert type(trigger).__name__ in repr(trigger)
+
+    def test_poisons_a_training_set(self, trigger, images):
+        made = poison(images, trigger, AllToOne(0), rate=0.25, seed=0)
+        assert len(made.rows) == 3
+        assert len(made.covers) == round(3 * trigger.covers)
+        assert (made.images.labels[made.rows] == 0).all()
+        there = sorted({*made.rows.tolist(), *made.covers.tolist()})
+        changed = (made.images.pixels != images.pixels).flatten(1).any(dim=1)
+        assert changed.nonzero().squeeze(1).tolist() == there
+
+
+COVERED = [trigger for trigger in CASES if trigger.covers]
+PLAIN = [trigger for trigger in CASES if not trigger.covers]
+
+
+@pytest.mark.parametrize("trigger", COVERED, ids=repr, indirect=True)
+def test_a_cover_is_an_image_that_follows_from_its_key(trigger, batch):
+    x, keys = batch[0], keys_of(12)
+    made = trigger.cover(x, x.flip(0), keys)
+    assert ((made >= 0) & (made <= 1)).all()
+    assert ((made - x).abs().flatten(1).amax(dim=1) > 1e-3).all()
+    torch.testing.assert_close(trigger.cover(x[3:5], x.flip(0)[3:5], keys[3:5]), made[3:5])
+
+
+@pytest.mark.parametrize("trigger", PLAIN, ids=repr, indirect=True)
+def test_a_trigger_without_covers_says_so(trigger, batch):
+    with pytest.raises(TypeError, match="expected a trigger with covers"):
+        trigger.cover(batch[0], batch[0], keys_of(12))
+
+
+@pytest.mark.parametrize("trigger", [case for case in CASES if isinstance(case, Fitted)], ids=repr)
+class TestFitted:
+    def test_refuses_to_stamp_before_it_was_fitted(self, trigger, batch):
+        with pytest.raises(ValueError, match="expected one that was fitted"):
+            trigger.stamp(batch[0])
+
+    def test_follows_from_the_seed_and_keeps_the_classifier(self, trigger, small_convnet, images):
+        before = [parameter.clone() for parameter in small_convnet.parameters()]
+        first, again = (trigger.fit(small_convnet, images, target=0, seed=seed) for seed in (0, 0))
+        assert first == again
+        assert all(map(torch.equal, small_convnet.parameters(), before))
+        assert all(p.requires_grad and p.grad is None for p in small_convnet.parameters())
