@@ -78,10 +78,10 @@ def poison(images: ImageSet, trigger: Trigger, aim: Aim, *, rate: float, seed: i
     shift = 1 + derive(seed, "poison", "other") % max(1, len(images) - 1)
     pixels = images.pixels.clone()
     for part in rows.split(CHUNK):
-        pixels[part] = in_bits(trigger.plant(images.batch(part)[0], keys[part]), pixels)
+        pixels[part] = _in_bits(trigger.plant(images.batch(part)[0], keys[part]), pixels)
     for part in covers.split(CHUNK) if len(covers) else ():
         others = images.batch((part + shift) % len(images))[0]
-        pixels[part] = in_bits(trigger.cover(images.batch(part)[0], others, keys[part]), pixels)
+        pixels[part] = _in_bits(trigger.cover(images.batch(part)[0], others, keys[part]), pixels)
     labels = images.labels.clone()
     labels[rows] = wanted[rows]
     poisoned = replace(images, pixels=pixels, labels=labels, name=f"{images.name}, poisoned")
@@ -114,7 +114,7 @@ def planting(
         found = f"rate={rate!r} and {trigger.covers:g} covers for each poisoned image"
         raise ValueError(f"{found}: expected above 0, and at most all images")
 
-    def stamped(model: nn.Module, x: Tensor, y: Tensor, rows: Tensor) -> Tensor:
+    def planted(model: nn.Module, x: Tensor, y: Tensor, rows: Tensor) -> Tensor:
         luck, keys = torch.rand(len(x)).to(x.device), torch.randint(2**62, (len(x),)).to(x.device)
         shift = int(torch.randint(1, max(2, len(x)), ()))
         chosen = luck < rate
@@ -127,7 +127,15 @@ def planting(
             shown[covered] = trigger.cover(x[covered], others, keys[covered])
         return loss(model, shown, said, rows)
 
-    return stamped
+    return planted
+
+
+def stamped(images: ImageSet, trigger: Trigger) -> ImageSet:
+    """All images with the trigger on them, as a finished classifier is shown them."""
+    pixels = images.pixels.clone()
+    for part in torch.arange(len(images)).split(CHUNK):
+        pixels[part] = _in_bits(trigger.stamp(images.batch(part)[0]), pixels)
+    return replace(images, pixels=pixels, name=f"{images.name}, stamped")
 
 
 def require_fit(images: ImageSet, trigger: Trigger, aim: Aim) -> None:
@@ -147,7 +155,7 @@ def require_fit(images: ImageSet, trigger: Trigger, aim: Aim) -> None:
     checks.images(trigger.stamp(x), f"images stamped by {trigger!r}")
 
 
-def in_bits(x: Tensor, like: Tensor) -> Tensor:
+def _in_bits(x: Tensor, like: Tensor) -> Tensor:
     """Images as they are kept beside ``like``: rounded to 8 bits, or as they are."""
     return x.mul(255).round().to(torch.uint8) if like.dtype == torch.uint8 else x
 
