@@ -2,7 +2,7 @@
 
 
 def listing() -> None:
-    """List the data sets, networks, attacks, repairs, guards and recipes that are known.
+    """List the data sets, networks, attacks, repairs, guards, triggers and recipes that are known.
 
     Example: bezoar list
     """
