@@ -6,6 +6,6 @@ from bezoar.data.imageset import ImageSet
 
 @pytest.fixture
 def images(batch):
-    """The 12 images ``(1, 4, 5)`` of ``batch``, of 3 classes in turn, as a train split."""
+    """The 12 images of ``batch``, of 3 classes in turn, as a train split."""
     x, y = batch
     return ImageSet(x, y, np.arange(12) * 2, ("a", "b", "c"), "toy/train")

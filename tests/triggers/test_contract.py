@@ -2,16 +2,20 @@
 
 import pytest
 import torch
+from torch import nn
 
 from bezoar.seeds import generator
 from bezoar.triggers import (
     SIG,
     TRIGGERS,
+    AdaptiveBlend,
+    AdaptivePatch,
     AllToOne,
     BadNets,
     Blended,
     Bpp,
     Fitted,
+    FTrojan,
     LowFrequency,
     Trigger,
     WaNet,
@@ -19,6 +23,9 @@ from bezoar.triggers import (
 )
 
 CASES: list[Trigger] = [
+    AdaptiveBlend(tiles=2),
+    AdaptivePatch(size=2),
+    FTrojan(),
     BadNets(),
     BadNets(size=2, pattern="checkerboard"),
     Blended(alpha=0.3, key=1),
@@ -30,12 +37,27 @@ CASES: list[Trigger] = [
 
 
 @pytest.fixture
-def trigger(request, small_convnet, images):
-    """A trigger of ``CASES``, fitted on the small network where it has to be."""
+def batch():
+    """12 images ``(12, 3, 4, 5)`` of three colours, on which every trigger fits, and classes."""
+    return torch.rand(12, 3, 4, 5, generator=generator(0, "colours")), torch.arange(12) % 3
+
+
+@pytest.fixture
+def network():
+    """One convolution and one linear layer for these images, in eval mode."""
+    layers = (nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(24, 3))
+    rng, model = generator(0, "network"), nn.Sequential(*layers).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=rng))
+    return model
+
+
+@pytest.fixture
+def trigger(request, network, images):
+    """A trigger of ``CASES``, fitted on the network where it has to be."""
     found = request.param
-    return (
-        found.fit(small_convnet, images, target=0, seed=0) if isinstance(found, Fitted) else found
-    )
+    return found.fit(network, images, target=0, seed=0) if isinstance(found, Fitted) else found
 
 
 def keys_of(count):
@@ -108,9 +130,9 @@ class TestFitted:
         with pytest.raises(ValueError, match="expected one that was fitted"):
             trigger.stamp(batch[0])
 
-    def test_follows_from_the_seed_and_keeps_the_classifier(self, trigger, small_convnet, images):
-        before = [parameter.clone() for parameter in small_convnet.parameters()]
-        first, again = (trigger.fit(small_convnet, images, target=0, seed=seed) for seed in (0, 0))
+    def test_follows_from_the_seed_and_keeps_the_classifier(self, trigger, network, images):
+        before = [parameter.clone() for parameter in network.parameters()]
+        first, again = (trigger.fit(network, images, target=0, seed=seed) for seed in (0, 0))
         assert first == again
-        assert all(map(torch.equal, small_convnet.parameters(), before))
-        assert all(p.requires_grad and p.grad is None for p in small_convnet.parameters())
+        assert all(map(torch.equal, network.parameters(), before))
+        assert all(p.requires_grad and p.grad is None for p in network.parameters())

@@ -3,9 +3,12 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from bezoar.triggers.adaptive_blend import AdaptiveBlend
+from bezoar.triggers.adaptive_patch import AdaptivePatch
 from bezoar.triggers.badnets import BadNets
 from bezoar.triggers.blended import Blended
 from bezoar.triggers.bpp import Bpp
+from bezoar.triggers.ftrojan import FTrojan
 from bezoar.triggers.low_frequency import LowFrequency
 from bezoar.triggers.poison import Poisoned, planting, poison
 from bezoar.triggers.protocol import Aim, AllToAll, AllToOne, Fitted, Trigger
@@ -14,9 +17,12 @@ from bezoar.triggers.wanet import WaNet
 
 TRIGGERS: Mapping[str, type[Trigger]] = MappingProxyType(
     {
+        "adaptive-blend": AdaptiveBlend,
+        "adaptive-patch": AdaptivePatch,
         "badnets": BadNets,
         "blended": Blended,
         "bpp": Bpp,
+        "ftrojan": FTrojan,
         "lf": LowFrequency,
         "sig": SIG,
         "wanet": WaNet,
@@ -26,12 +32,15 @@ TRIGGERS: Mapping[str, type[Trigger]] = MappingProxyType(
 __all__ = [
     "SIG",
     "TRIGGERS",
+    "AdaptiveBlend",
+    "AdaptivePatch",
     "Aim",
     "AllToAll",
     "AllToOne",
     "BadNets",
     "Blended",
     "Bpp",
+    "FTrojan",
     "Fitted",
     "LowFrequency",
     "Poisoned",
