@@ -9,10 +9,12 @@ from bezoar.triggers.badnets import BadNets
 from bezoar.triggers.blended import Blended
 from bezoar.triggers.bpp import Bpp
 from bezoar.triggers.ftrojan import FTrojan
+from bezoar.triggers.label_consistent import LabelConsistent
 from bezoar.triggers.low_frequency import LowFrequency
 from bezoar.triggers.poison import Poisoned, planting, poison
 from bezoar.triggers.protocol import Aim, AllToAll, AllToOne, Fitted, Trigger
 from bezoar.triggers.sig import SIG
+from bezoar.triggers.trojannn import TrojanNN
 from bezoar.triggers.wanet import WaNet
 
 TRIGGERS: Mapping[str, type[Trigger]] = MappingProxyType(
@@ -23,8 +25,10 @@ TRIGGERS: Mapping[str, type[Trigger]] = MappingProxyType(
         "blended": Blended,
         "bpp": Bpp,
         "ftrojan": FTrojan,
+        "label-consistent": LabelConsistent,
         "lf": LowFrequency,
         "sig": SIG,
+        "trojannn": TrojanNN,
         "wanet": WaNet,
     }
 )
@@ -42,9 +46,11 @@ __all__ = [
     "Bpp",
     "FTrojan",
     "Fitted",
+    "LabelConsistent",
     "LowFrequency",
     "Poisoned",
     "Trigger",
+    "TrojanNN",
     "WaNet",
     "planting",
     "poison",
