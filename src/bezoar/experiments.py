@@ -22,7 +22,7 @@ from bezoar.data.imageset import DataSet, ImageSet
 from bezoar.defence import Evidence
 from bezoar.detection import Detection
 from bezoar.files import read_json, write_json, write_text
-from bezoar.fit import Progress, Row, silent
+from bezoar.fit import BatchLoss, Progress, Row, silent
 from bezoar.guards import Guard
 from bezoar.referee import Measurement, Referee, metric_of
 from bezoar.repairs import Repair
@@ -88,6 +88,8 @@ def trained(
     fields: Mapping[str, Any] | None = None,
     init: Path | None = None,
     freeze: Sequence[str] = (),
+    around: Callable[[BatchLoss], BatchLoss] | None = None,
+    notes: Mapping[str, Any] | None = None,
     on_step: Callable[[Progress], None] = silent,
 ) -> list[Row]:
     """Train one of the built-in networks and keep it, with its log, in a model file.
@@ -105,6 +107,8 @@ def trained(
         init: a model file of the same kind; its weights are taken over where they fit, see
             ``training.adopt``. What was not is in the record of the file, ``not taken over``.
         freeze: parts that do not learn, see ``training.held``.
+        around: makes the loss that is trained on of the plain one.
+        notes: what else the record of the file is to say, and tells this training from others.
         on_step: told how far the training is.
 
     Raises:
@@ -124,6 +128,7 @@ def trained(
         **({"fields": dict(fields)} if fields else {}),
         **({"init": _adopted(model, kind, init)} if init else {}),
         **({"freeze": list(freeze)} if freeze else {}),
+        **(notes or {}),
     }
     if path.exists():
         return _log_of(path, about)
@@ -134,6 +139,7 @@ def trained(
         data.validation,
         seed=seed,
         freeze=freeze,
+        around=around,
         snapshot=snapshot,
         on_step=on_step,
     )

@@ -24,6 +24,7 @@ from bezoar.repairs import RANKINGS, REPAIRS, SELECTIONS, TWINS, Repair
 from bezoar.repairs.remove import Ranking
 from bezoar.repairs.selection import Selection
 from bezoar.repairs.twins import Schedule
+from bezoar.triggers import TRIGGERS, Trigger
 
 # What may stand where a field has one of these types.
 TABLES: Mapping[Any, tuple[str, Mapping[str, Any]]] = MappingProxyType(
@@ -34,6 +35,7 @@ TABLES: Mapping[Any, tuple[str, Mapping[str, Any]]] = MappingProxyType(
         Schedule: ("twins", TWINS),
         Selection: ("selection", SELECTIONS),
         Ranking: ("ranking", RANKINGS),
+        Trigger: ("trigger", TRIGGERS),
     }
 )
 

@@ -11,7 +11,17 @@ from bezoar import checks
 from bezoar.classifier import Normalise, predict
 from bezoar.costs import Meter
 from bezoar.data.imageset import ImageSet
-from bezoar.fit import SCHEDULES, Judgement, Progress, Row, Supervised, cross_entropy, fit, silent
+from bezoar.fit import (
+    SCHEDULES,
+    BatchLoss,
+    Judgement,
+    Progress,
+    Row,
+    Supervised,
+    cross_entropy,
+    fit,
+    silent,
+)
 from bezoar.snapshots import Snapshot
 
 
@@ -50,15 +60,17 @@ class Training:
         *,
         seed: int,
         freeze: Sequence[str] = (),
+        around: Callable[[BatchLoss], BatchLoss] | None = None,
         snapshot: Snapshot | None = None,
         on_step: Callable[[Progress], None] = silent,
     ) -> tuple[list[Row], Meter]:
         """Train ``model`` in place; return one row an epoch, and the cost.
 
-        The parts named by ``freeze`` stay as they are, see ``held``.
+        The parts named by ``freeze`` stay as they are, see ``held``. What ``around`` makes of the
+        loss is trained on, a poisoning of the batches for instance.
         """
         with held(model, freeze) as still:
-            return self._fit(model, train, validation, still, seed, snapshot, on_step)
+            return self._fit(model, train, validation, still, around, seed, snapshot, on_step)
 
     def _fit(
         self,
@@ -66,12 +78,13 @@ class Training:
         train: ImageSet,
         validation: ImageSet,
         still: Sequence[nn.Module],
+        around: Callable[[BatchLoss], BatchLoss] | None,
         seed: int,
         snapshot: Snapshot | None,
         on_step: Callable[[Progress], None],
     ) -> tuple[list[Row], Meter]:
         meter = Meter()
-        plain = cross_entropy(meter)
+        plain = around(cross_entropy(meter)) if around else cross_entropy(meter)
 
         def loss(model: nn.Module, x: Tensor, y: Tensor, rows: Tensor) -> Tensor:
             for part in still:  # the loop has put the whole model into training mode

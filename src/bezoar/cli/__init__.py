@@ -11,6 +11,7 @@ from typer.exceptions import TyperException
 
 from bezoar.cli import (
     attack,
+    backdoor,
     certify,
     check,
     demo,
@@ -39,6 +40,7 @@ app.command("train")(train.train)
 app.command("attack")(attack.attack)
 app.command("repair")(repair.repair)
 app.add_typer(guard.app, name="guard")
+app.add_typer(backdoor.app, name="backdoor")
 app.command("certify")(certify.certify)
 app.command("detect")(detect.detect)
 app.command("latency")(latency.latency)

@@ -2,7 +2,7 @@
 
 
 def listing() -> None:
-    """List the data sets, networks, attacks, repairs, guards and recipes that are known.
+    """List the data sets, networks, attacks, repairs, guards, triggers and recipes that are known.
 
     Example: bezoar list
     """
@@ -10,6 +10,7 @@ def listing() -> None:
     from bezoar.attacks import ATTACKS
     from bezoar.guards import GUARDS
     from bezoar.repairs import REPAIRS
+    from bezoar.triggers import TRIGGERS
 
     def settings(kind: type) -> str:
         made = kind()
@@ -26,7 +27,12 @@ def listing() -> None:
         print(f"  {name:14} {(kind.__doc__ or '').splitlines()[0]}")
         if own := recipes.of_network(name):
             print(f"  {'':14} {', '.join(f'{key}={value!r}' for key, value in own.items())}")
-    for title, table in (("attacks", ATTACKS), ("repairs", REPAIRS), ("guards", GUARDS)):
+    for title, table in (
+        ("attacks", ATTACKS),
+        ("repairs", REPAIRS),
+        ("guards", GUARDS),
+        ("triggers", TRIGGERS),
+    ):
         print(title)
         for name, method in table.items():
             print(f"  {name:14} {(method.__doc__ or '').splitlines()[0]}")

@@ -20,6 +20,7 @@ from bezoar.matrix import ACCESSES, Access
 from bezoar.referee import Referee, metric_of
 from bezoar.repairs import REPAIRS, Repair
 from bezoar.runs import Run, default, provenance
+from bezoar.triggers import Aim, AllToAll, AllToOne
 
 
 @dataclass(frozen=True)
@@ -203,6 +204,18 @@ def aimed(plan: Plan, text: str | None, model: nn.Module, images: ImageSet) -> P
     for method in plan.attacks:
         Referee(method, model, images, seed=plan.seed, target=aimed.target)
     return aimed
+
+
+def aim(text: str, whole: DataSet) -> Aim:
+    """What the attacker of a backdoor wants of triggered images.
+
+    Raises:
+        ValueError: no such class.
+    """
+    if text.isdecimal() and text not in whole.classes:
+        return AllToOne(int(text))
+    checks.known("--target", text, [*whole.classes, "next"])
+    return AllToOne(whole.classes.index(text)) if text in whole.classes else AllToAll()
 
 
 def lowered(plan: Plan, model: nn.Module, images: ImageSet) -> Plan:
