@@ -165,7 +165,7 @@ class TestFiles:
 
     @pytest.mark.parametrize("name", ["lenet-fgms", "../lenet-fgsm", "lenet-fgsm.toml", ""])
     def test_unknown_recipes(self, name):
-        with pytest.raises(ValueError, match=r"recipe '.*': expected one of lenet-fgsm"):
+        with pytest.raises(ValueError, match=r"recipe '.*': expected one of cae, lenet-fgsm"):
             recipes.find(name)
 
 
