@@ -127,7 +127,7 @@ class TestModel:
             checkpoints.save(path, model, classes=CLASSES)
         assert not path.exists()
 
-    @pytest.mark.parametrize("value", [float("nan"), float("inf"), object()], ids=str)
+    @pytest.mark.parametrize("value", [float("nan"), float("inf"), object()], ids=["nan", "inf", "object"])
     def test_is_not_saved_with_a_record_that_json_cannot_hold(self, path, model, value):
         with pytest.raises(ValueError, match="expected finite JSON values"):
             checkpoints.save(path, model, classes=CLASSES, training={"loss": value})
