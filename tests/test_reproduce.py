@@ -227,8 +227,8 @@ def test_the_command_writes_the_table_and_the_page(tmp_path, monkeypatch, capsys
     monkeypatch.setattr("bezoar.recipes.folder", lambda: tmp_path)
     monkeypatch.chdir(tmp_path)
     words = ["reproduce", "toy", "--size", "alone"]
-    assert cli.run([*words, "--network", "lenet-fig4"]) == 0
-    assert "the table is written without --network" in capsys.readouterr().out
+    assert cli.run([*words, "--only", "lenet-fig4"]) == 0
+    assert "the table is written without --only" in capsys.readouterr().out
     assert cli.run(words) == 0
     assert capsys.readouterr().out.splitlines() == ["results/toy.json", "docs/results/toy.md"]
     path.write_text(RECIPE.replace("tested = 20", "tested = 19"))

@@ -67,7 +67,10 @@ def test_the_folder_is_named_after_what_is_asked_for_and_taken_up(smoothed, monk
         ((*CERTIFY, "--radii", "0,-1"), "--radii=-1.0: expected a number at least 0"),
         ((*CERTIFY, "--radii", ","), "--radii=',': expected at least one"),
         ((*CERTIFY, "--data", "nosuch"), "nosuch"),
-        (("guard", "apply", *CERTIFY[1:2], "base.safetensors", "--out", "x.safetensors"), "has no"),
+        (
+            ("guard", "apply", *CERTIFY[1:2], "base.safetensors", "--out", "x.safetensors"),
+            "expected a model that `bezoar guard fit` wrote",
+        ),
     ],
 )
 def test_what_cannot_be_certified_is_refused_in_one_line(smoothed, refused, words, said):
