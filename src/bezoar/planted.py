@@ -181,9 +181,7 @@ def _write(
     about: Mapping[str, Any],
 ) -> None:
     learnt = trigger.learnt if isinstance(trigger, Fitted) else None
-    kept = None
-    if learnt is not None:
-        kept = {"source": learnt.source, "tensors": dict(learnt.tensors)}
+    kept = None if learnt is None else learnt.tree()
     columns = {"rows": torch.from_numpy(rows), "covers": torch.from_numpy(covers)}
     trees.save(path, {"format": FORMAT, "about": dict(about), **columns, "learnt": kept})
 
@@ -209,8 +207,7 @@ def _positions(column: Tensor) -> bool:
 
 
 def _learnt(path: Path, kept: dict[str, Any]) -> Learnt:
-    match kept:
-        case {"source": str(source), "tensors": dict(tensors)}:
-            if all(isinstance(tensor, Tensor) for tensor in tensors.values()):
-                return Learnt(source, tensors)
-    raise ValueError(f"{path}: expected what a trigger has learnt; plant it again")
+    found = Learnt.of(kept)
+    if found is None:
+        raise ValueError(f"{path}: expected what a trigger has learnt; plant it again")
+    return found

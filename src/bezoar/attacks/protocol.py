@@ -248,6 +248,19 @@ class Learnt:
     def __repr__(self) -> str:
         return f"Learnt({self.hash} from {self.source})"
 
+    def tree(self) -> dict[str, Any]:
+        """For a file; ``of`` reads it."""
+        return {"source": self.source, "tensors": dict(self.tensors)}
+
+    @classmethod
+    def of(cls, tree: object) -> Learnt | None:
+        """What ``tree`` gave, from a file that may hold anything; nothing if it is another."""
+        match tree:
+            case {"source": str(source), "tensors": dict(tensors)}:
+                if all(isinstance(tensor, Tensor) for tensor in tensors.values()):
+                    return cls(source, tensors)
+        return None
+
 
 @runtime_checkable
 class Fitted(Protocol):

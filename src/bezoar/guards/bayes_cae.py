@@ -11,6 +11,7 @@ from bezoar import checks
 from bezoar.attacks import FGSM, Attack
 from bezoar.classifier import device_of
 from bezoar.defence import Defended, Evidence
+from bezoar.detection import scores
 from bezoar.fit import Progress, fit, silent
 from bezoar.guards.cae import CAE, Purification
 from bezoar.guards.protocol import Guard
@@ -106,7 +107,9 @@ class BayesCAE(Guard):
         begun = time.monotonic()
         detector = Uncertain(network=learning.whole, draws=self.draws).to(device_of(classifier))
         x, _ = evidence.validation.at_most(self.images).batch(slice(None))
-        detector.eval().threshold.fill_(_quantile(detector, x, 1 - self.fpr))
+        # The score draws by itself, the same for every call: one look is all.
+        clean = scores(detector.eval(), x)
+        detector.threshold.copy_(clean.quantile(1 - self.fpr, interpolation="higher"))
         learning.meter.forward += self.draws * len(x)
         learning.meter.seconds += time.monotonic() - begun
         return Defended(detector, log, learning.meter)
@@ -115,10 +118,3 @@ class BayesCAE(Guard):
         """The same settings without a distribution; the noise is the code's own."""
         own = {one.name for one in fields(CAE)} - {"sigma"}
         return CAE(**{name: getattr(self, name) for name in own})
-
-
-def _quantile(detector: Uncertain, x: Tensor, share: float) -> float:
-    """The least score that at least ``share`` of some images do not exceed."""
-    with torch.no_grad():
-        parts = [detector.score(part.to(detector.threshold.device)) for part in x.split(256)]
-    return torch.cat(parts).quantile(share, interpolation="higher").item()

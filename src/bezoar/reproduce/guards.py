@@ -25,7 +25,7 @@ from bezoar.matrix import Access, Look, referee, rescored, rows
 from bezoar.referee import Measurement
 from bezoar.report import tables
 from bezoar.report.figures import Pixels, pictures
-from bezoar.runs import Run
+from bezoar.runs import FileSnapshot, Run
 from bezoar.sanity import Warning
 from bezoar.training import Training
 
@@ -107,14 +107,12 @@ class Measure:
         access: what they know, names in ``matrix.ACCESSES``.
         images: ``many``, ``some`` or ``few``, numbers of the size.
         cases: names of the cases that get it; all if empty.
-        draws: instead of those of the case.
     """
 
     attack: str
     access: list[Access] = field(default_factory=lambda: ["adaptive"])
     images: Images = "many"
     cases: list[str] = field(default_factory=list)
-    draws: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,26 +186,26 @@ class Reproduction:
             checks.known("case", name, [case.name for case in self._cases])
         names = [case.name for case in self._cases]
         self._measures = [_measure(table, names) for table in recipe.measure]
-        known = [self._name(subject, case) for subject, case in self._pairs()]
+        self._known = [self._name(subject, case) for subject, case in self._pairs()]
         for name in only:
-            checks.known("case", name, known)
+            checks.known("case", name, self._known)
         for seed in seeds:
             checks.known("seed", str(seed), [str(self.size.seed)])
-        self._only = set(only or known)
+        self._only = set(only or self._known)
         self._results = results
         self._root, self._loaded = root, dict[str, DataSet]()
+        self._models = dict[Path, nn.Module]()
         about = {"title": recipe.name, "recipe": vars(recipe), "size": size}
         self._run = Run(out, about, notes)
 
     def __call__(self) -> dict[str, Any] | None:
         """Do what is not done yet; return the results, or nothing where it is only a part."""
-        known = [self._name(subject, case) for subject, case in self._pairs()]
         mine = [pair for pair in self._pairs() if self._name(*pair) in self._only]
         for subject, case in mine:
             self._work(subject, case)
         for subject, case in mine:  # one after the other, so that all find the same machine
             self._timed(subject, case)
-        return self.table() if self._only == set(known) else None
+        return self.table() if self._only == set(self._known) else None
 
     def table(self) -> dict[str, Any]:
         """The results of what is done by now; cases that are not are named under ``missing``.
@@ -245,12 +243,15 @@ class Reproduction:
                 row["paper"] = published
         results = audit.results(self._notes, table, found)
         results["about"] = [*self.recipe.about, f"size: {_told(self.size)}"]
-        results["figures"] = {file: caption for file, (caption, _) in self._galleries().items()}
+        results["figures"] = {
+            file: f"{self._name(*pair)}: original, attacked, purified"
+            for file, pair in self._purified().items()
+        }
         return {**results, "missing": missing} if missing else results
 
     def figures(self) -> dict[str, Figure]:
         """Original, attacked and purified images of each data set, by file name."""
-        return {file: pictures(rows) for file, (_, rows) in self._galleries().items()}
+        return {file: pictures(self._gallery(*pair)) for file, pair in self._purified().items()}
 
     # ---------------------------------------------------------------- what is done, and where
 
@@ -279,8 +280,11 @@ class Reproduction:
             )
         return self._loaded[subject.data]
 
-    def _network(self, subject: Subject, text: str, file: str) -> Path:
+    def _network(self, subject: Subject, text: str, file: str) -> nn.Module:
+        """One of the networks of a data set, trained now or read from its file, once."""
         path = self._folder(subject) / f"{file}.safetensors"
+        if path in self._models:
+            return self._models[path]
         path.parent.mkdir(parents=True, exist_ok=True)
         kind, own = recipes.network(text)
         if file == "network":
@@ -300,14 +304,16 @@ class Reproduction:
         if not there:
             best = max(row["clean"] for row in log)
             self._say(f"{subject.data} {text}: validation accuracy {best:.4f}")
-        return path
+        return self._models.setdefault(path, checkpoints.load(path).model)
 
     def _model(self, subject: Subject, case: Case) -> nn.Module:
-        """The guarded network of a case, made now or read from its file."""
-        network = checkpoints.load(self._network(subject, subject.network, "network")).model
+        """The guarded network of a case, made now or read from its file, once."""
+        path = self._folder(subject) / f"{case.name.replace(' ', '-')}.safetensors"
+        if path in self._models:
+            return self._models[path]
+        network = self._network(subject, subject.network, "network")
         if not case.guard:
             return network
-        path = self._folder(subject) / f"{case.name.replace(' ', '-')}.safetensors"
         guard: Guard = recipes.method(Guard, case.guard, case.name)
         there = path.exists()
         log = experiments.guarded(
@@ -315,7 +321,7 @@ class Reproduction:
         )
         if not there:
             self._say(f"{self._name(subject, case)}: validation clean {log[-1]['clean']:.4f}")
-        return checkpoints.load(path).model
+        return self._models.setdefault(path, checkpoints.load(path).model)
 
     def _work(self, subject: Subject, case: Case) -> None:
         path = self._cell(subject, case)
@@ -323,9 +329,7 @@ class Reproduction:
             return
         model, name = self._model(subject, case), self._name(subject, case)
         found: dict[str, Measurement] = {}
-        for measure in self._measures:
-            if measure.cases and case.name not in measure.cases:
-                continue
+        for measure in self._asked(case):
             for access in measure.access:
                 one = self._measured(subject, case, model, measure, access)
                 if one is not None:
@@ -340,17 +344,22 @@ class Reproduction:
         test = self._data(subject).test
         told = [warning.as_dict() for warning in audit.suspicions(model, test, white)]
         write_json(path, {"rows": table, "warnings": told})
+        self._counted(name).clear()
+
+    def _asked(self, case: Case) -> list[Measure]:
+        """The attacks that a case gets."""
+        return [one for one in self._measures if case.name in (one.cases or [case.name])]
 
     def _measured(
         self, subject: Subject, case: Case, model: nn.Module, measure: Measure, access: Access
     ) -> Measurement | None:
-        look = Look(recipes.attack(measure.attack), access, measure.draws or case.draws)
+        look = Look(recipes.attack(measure.attack), access, case.draws)
         count = getattr(self.size, measure.images)
         most = case.known if access in ("adaptive", "bpda") else case.most
         images = self._data(subject).test.at_most(min(count, most) if most else count)
         other = None
         if access == "transfer":
-            other = checkpoints.load(self._network(subject, subject.other, "other")).model
+            other = self._network(subject, subject.other, "other")
         judge = referee(look, model, images, seed=self.size.seed, other=other)
         if judge is None:
             return None
@@ -382,33 +391,30 @@ class Reproduction:
         )
         return [{**row, "case": name} for row in found if row["metric"] != "clean"]
 
-    def _galleries(self) -> dict[str, tuple[str, list[list[tuple[Pixels, str]]]]]:
-        """The pictures of the first guard that purifies, by file name, with a caption.
-
-        The first image of some classes; above each stands what the network says of it. Attacked by
-        who ignores the guard, with the measurements of the table.
-        """
-        found = {}
+    def _purified(self) -> dict[str, tuple[Subject, Case]]:
+        """The first guard that purifies of each data set, by the name of its picture."""
+        found: dict[str, tuple[Subject, Case]] = {}
         for subject, case in self._pairs():
             file = f"{self.recipe.name}-{subject.data}.png"
             if file in found or not case.guard or not self._cell(subject, case).exists():
                 continue
-            model: Any = self._model(subject, case)
-            if isinstance(model, models.Purified):
-                caption = f"{self._name(subject, case)}: original, attacked, purified"
-                found[file] = caption, self._gallery(subject, case, model)
+            if isinstance(self._model(subject, case), models.Purified):
+                found[file] = subject, case
         return found
 
-    def _gallery(
-        self, subject: Subject, case: Case, model: models.Purified
-    ) -> list[list[tuple[Pixels, str]]]:
+    def _gallery(self, subject: Subject, case: Case) -> list[list[tuple[Pixels, str]]]:
+        """Rows of pictures: the first image of some classes, and what the network says of each.
+
+        Attacked by who ignores the guard, with the measurements of the table.
+        """
+        model: Any = self._model(subject, case)
         test = self._data(subject).test
         labels = test.labels[: self.size.few].tolist()
         chosen = torch.tensor(sorted({labels.index(label) for label in labels})[:SHOWN])
         x, _ = test.batch(chosen)
         sets = [("original", x)]
-        for measure in self._measures:
-            if "greybox" in measure.access and case.name in (measure.cases or [case.name]):
+        for measure in self._asked(case):
+            if "greybox" in measure.access:
                 made = self._measured(subject, case, model, measure, "greybox")
                 if made is not None:
                     x_adv = torch.from_numpy(made.x_adv)[chosen]
@@ -429,6 +435,10 @@ class Reproduction:
             rows.append(row)
         return rows
 
+    def _counted(self, name: str) -> FileSnapshot:
+        """Where the draws of a certificate are kept until its case is done."""
+        return self._run.snapshot(f"{name.replace(' ', '-')}-certify")
+
     def _certified(self, name: str, subject: Subject, model: models.Smoothed) -> list[audit.Row]:
         images = self._data(subject).test.at_most(self.size.certified)
         found = certify(
@@ -436,7 +446,7 @@ class Reproduction:
             images,
             n=self.size.samples,
             seed=self.size.seed,
-            snapshot=self._run.snapshot(f"{name.replace(' ', '-')}-certify"),
+            snapshot=self._counted(name),
         )
         rates = {f"certified@{radius:g}": found.accuracy(radius) for radius in RADII}
         for radius, rate in zip(RADII, rates.values(), strict=True):

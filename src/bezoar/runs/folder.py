@@ -27,7 +27,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as safetensors_bytes
-from torch import Tensor, nn
+from torch import nn
 
 from bezoar import checks, trees
 from bezoar.attacks import Attack, Fitted
@@ -113,7 +113,7 @@ class Run:
                 raise ValueError(f"{attack!r}: expected images to fit it on, found none")
             learnt = cast(Learnt, attack.fit(classifier, images, seed=seed).learnt)
             path.parent.mkdir(exist_ok=True)
-            trees.save(path, {"source": learnt.source, "tensors": dict(learnt.tensors)})
+            trees.save(path, learnt.tree())
         ready: Attack = replace(cast(Any, attack), learnt=_learnt(path))
         return ready
 
@@ -243,12 +243,10 @@ def _unit(path: Path) -> tuple[Facts, NDArray[np.float32]]:
 
 
 def _learnt(path: Path) -> Learnt:
-    found = trees.load(path)
-    match found:
-        case {"source": str(source), "tensors": dict(tensors)}:
-            if all(isinstance(tensor, Tensor) for tensor in tensors.values()):
-                return Learnt(source, tensors)
-    raise ValueError(f"{path}: expected what an attack has learnt; remove it to fit again")
+    found = Learnt.of(trees.load(path))
+    if found is None:
+        raise ValueError(f"{path}: expected what an attack has learnt; remove it to fit again")
+    return found
 
 
 def write_arrays(path: Path, arrays: Arrays) -> None:
