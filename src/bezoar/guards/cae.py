@@ -53,6 +53,7 @@ class CAE(Guard):
         lam: weight of the classifier's cross-entropy beside the squared error, at least 0.
         code: numbers in the code.
         sigma: deviation of the noise on the code, in training and afterwards.
+        skips: whether maps of the encoder go past the code, which keeps more of clean images.
         epochs: budget.
         batch: images a step.
         lr: learning rate of Adam.
@@ -66,6 +67,7 @@ class CAE(Guard):
     lam: float = 0.0
     code: int = 10
     sigma: float = 0.0
+    skips: bool = False
     epochs: int = 15
     batch: int = 64
     lr: float = 1e-3
@@ -95,7 +97,9 @@ class CAE(Guard):
     ) -> Defended:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(seed, "init", "cae"))
-            made = Autoencoder(shape=evidence.train.shape, code=self.code, sigma=self.sigma)
+            made = Autoencoder(
+                shape=evidence.train.shape, code=self.code, sigma=self.sigma, skips=self.skips
+            )
         learning = Purification(self, made.to(device_of(classifier)), classifier, evidence, seed)
         log = fit(
             learning,

@@ -10,6 +10,8 @@ from bezoar.models.fields import LONGEST, Shape, checked
 from bezoar.seeds import hashed_normal
 
 SMALLEST = 16  # of the sides, after padding to a multiple of 8
+# Where maps of one size stand in the decoder and in the encoder, for the links past the code.
+SKIPS = {7: 4, 10: 1}
 
 
 class Autoencoder(nn.Module):
@@ -26,10 +28,15 @@ class Autoencoder(nn.Module):
 
     The noise is declared (``CodeNoise``), so the attacks average over it.
 
+    With ``skips`` the maps of the encoder are added to those of their size in the decoder, so that
+    what a code cannot hold has another way (the links of arXiv:1505.04597, added and not appended:
+    as many parameters as without).
+
     Args:
         shape: channels, height and width of an image.
         code: numbers in the code.
         sigma: deviation of the noise on the code; 0 makes the purifier deterministic.
+        skips: whether maps go past the code too.
 
     Raises:
         ValueError: sizes below 1 or absurdly large, or a negative sigma.
@@ -37,13 +44,24 @@ class Autoencoder(nn.Module):
 
     kind: ClassVar[str] = "autoencoder"
 
-    def __init__(self, *, shape: Shape = (1, 32, 32), code: int = 10, sigma: float = 1.0) -> None:
+    def __init__(
+        self,
+        *,
+        shape: Shape = (1, 32, 32),
+        code: int = 10,
+        sigma: float = 1.0,
+        skips: bool = False,
+    ) -> None:
         super().__init__()
         sides = checked(shape, 2, None, None)["shape"]
         if type(code) is not int or not 1 <= code <= LONGEST:
             raise ValueError(f"code={code!r}: expected an integer from 1 to {LONGEST}")
         checks.in_range("sigma", sigma, 0)
+        if type(skips) is not bool:
+            raise ValueError(f"skips={skips!r}: expected true or false")
         self.fields: dict[str, Any] = {"shape": sides, "code": code, "sigma": float(sigma)}
+        self.fields |= {"skips": True} if skips else {}
+        self.skips = SKIPS if skips else {}
         inside = inner(shape)
         self.enlarge, self.cut = borders(shape)
         self.encoder = encoder(sides[0], inside, code)
@@ -52,8 +70,18 @@ class Autoencoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Images ``(N, C, H, W)`` in [0, 1] to images of the same shape, in (0, 1)."""
-        made: Tensor = self.cut(self.decoder(self.noise(self.encoder(self.enlarge(x)))))
-        return made
+        made: Tensor = self.enlarge(x)
+        maps = []
+        for layer in self.encoder:
+            made = layer(made)
+            maps.append(made)
+        made = self.noise(made)
+        for place, layer in enumerate(self.decoder):
+            made = layer(made)
+            if place in self.skips:
+                made = made + maps[self.skips[place]]
+        cut: Tensor = self.cut(made)
+        return cut
 
 
 class CodeNoise(nn.Module):
