@@ -4,20 +4,81 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
+from bezoar import checks
+from bezoar.classifier import predict
 from bezoar.costs import Meter
 from bezoar.data.imageset import ImageSet
 from bezoar.fit import Progress, Row, silent
+from bezoar.seeds import derive, subkeys
 from bezoar.snapshots import Snapshot
 
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """What a defence may see. There is no test split in it, so nothing can be chosen on one."""
+    """What a defence may see. There is no test split in it, so nothing can be chosen on one.
+
+    Attributes:
+        train: clean images to learn from.
+        validation: clean images to stop and choose on.
+        trigger: the true trigger of a backdoor, images to stamped images. Only a study has it; a
+            repair that asks for it is an oracle.
+        suspects: the images that the classifier was trained on, with the labels that it saw, for a
+            defence that looks for poison among them.
+    """
 
     train: ImageSet
     validation: ImageSet
+    trigger: Callable[[Tensor], Tensor] | None = None
+    suspects: ImageSet | None = None
+
+
+HELD = 0.1  # share of a defender's few images that he does not learn from (arXiv:2405.03918)
+
+
+def few(images: ImageSet, per_class: int, *, seed: int, held: float = HELD) -> Evidence:
+    """The evidence of a defender who has a few images of each class.
+
+    Of each class ``per_class`` images; the share ``held`` of them, rounded down, is for validation,
+    and where that is none one more is drawn for it. Which ones follows from the seed and their
+    own positions, so that more of them keep what fewer had.
+
+    Args:
+        images: clean ones, with true labels.
+        per_class: at least 1.
+        seed: names the draw.
+        held: share for validation, in [0, 1).
+
+    Raises:
+        ValueError: a class with too few images.
+    """
+    checks.at_least("per_class", per_class, 1)
+    checks.in_range("held", held, 0, 1)
+    kept = int(per_class * held)
+    learnt, wanted = (per_class - kept, per_class) if kept else (per_class, per_class + 1)
+    index = torch.from_numpy(images.index)
+    luck = subkeys(torch.full((len(images),), derive(seed, "few")), index)
+    first, second = [], []
+    for number, name in enumerate(images.classes):
+        own = (images.labels == number).nonzero().squeeze(1)
+        if len(own) < wanted:
+            found = f"class {name!r} of {images.name} has {len(own)} images"
+            raise ValueError(f"{found}: expected at least {wanted}; ask for fewer a class")
+        order = own[luck[own].argsort(stable=True)][:wanted]
+        first.append(order[:learnt])
+        second.append(order[learnt:])
+    train, validation = (images.take(torch.cat(rows).sort().values) for rows in (first, second))
+    return Evidence(train, validation)
+
+
+def accuracy(classifier: nn.Module, images: ImageSet, meter: Meter) -> float:
+    """Share of images that a classifier names rightly; costs one forward pass each."""
+    x, y = images.batch(slice(None))
+    right = predict(classifier, x).argmax(dim=1) == y
+    meter.forward += len(x)
+    return float(right.double().mean())
 
 
 @dataclass(frozen=True, eq=False)

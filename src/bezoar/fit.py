@@ -6,7 +6,7 @@ contract, ``Trainable``; the loop has no options about it.
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -254,11 +254,40 @@ def cosine(position: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * position))
 
 
+Optimize = Callable[[Iterable[nn.Parameter], float], torch.optim.Optimizer]
+
+
+def adam(parameters: Iterable[nn.Parameter], lr: float) -> torch.optim.Optimizer:
+    """Adam (arXiv:1412.6980) with its usual betas."""
+    return torch.optim.Adam(parameters, lr=lr)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SGD:
+    """Stochastic gradient descent with momentum, as networks are fine-tuned.
+
+    Args:
+        momentum: share of the last step that is taken again, in [0, 1].
+        weight_decay: weight of half the squared norm of all parameters, at least 0.
+    """
+
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+
+    def __post_init__(self) -> None:
+        checks.in_range("momentum", self.momentum, 0, 1)
+        checks.in_range("weight_decay", self.weight_decay, 0)
+
+    def __call__(self, parameters: Iterable[nn.Parameter], lr: float) -> torch.optim.Optimizer:
+        settings = {"momentum": self.momentum, "weight_decay": self.weight_decay}
+        return torch.optim.SGD(parameters, lr=lr, **settings)
+
+
 SCHEDULES: Mapping[str, Callable[[float], float]] = {"constant": constant, "cosine": cosine}
 
 
 class Supervised:
-    """Learn labels from images by Adam (arXiv:1412.6980).
+    """Learn labels from images by descent along the gradient of a loss.
 
     Args:
         model: trained in place.
@@ -267,6 +296,7 @@ class Supervised:
         lr: learning rate.
         schedule: factor on the learning rate at a position in [0, 1) of the training.
         meter: where the cost is counted.
+        optimize: makes the optimizer of the parameters and the learning rate.
     """
 
     model: nn.Module
@@ -280,6 +310,7 @@ class Supervised:
         lr: float,
         meter: Meter,
         schedule: Callable[[float], float] = constant,
+        optimize: Optimize = adam,
     ) -> None:
         checks.in_range("lr", lr, 0)
         if not any(parameter.requires_grad for parameter in model.parameters()):
@@ -290,7 +321,7 @@ class Supervised:
         self.images, self.loss, self.meter = images, loss, meter
         self._lr, self._schedule = lr, schedule
         self._device = device_of(model)
-        self._optimizer = torch.optim.Adam(model.parameters(), lr=lr)
+        self._optimizer = optimize(model.parameters(), lr)
 
     def begin(self, epoch: int) -> int:
         return len(self.images)

@@ -8,9 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from bezoar import checks
-from bezoar.classifier import Normalise, predict
+from bezoar.augment import Augment
+from bezoar.classifier import Normalise
 from bezoar.costs import Meter
 from bezoar.data.imageset import ImageSet
+from bezoar.defence import accuracy
 from bezoar.fit import (
     SCHEDULES,
     BatchLoss,
@@ -37,6 +39,8 @@ class Training:
         lr: learning rate.
         schedule: a name in ``fit.SCHEDULES``.
         patience: stop after so many epochs without a better validation accuracy.
+        shift: pixels that an image is moved by at most, see ``augment``.
+        flip: whether half of the images are mirrored.
     """
 
     epochs: int = 15
@@ -44,6 +48,8 @@ class Training:
     lr: float = 1e-3
     schedule: str = "constant"
     patience: int = 5
+    shift: int = 0
+    flip: bool = False
 
     def __post_init__(self) -> None:
         checks.at_least("epochs", self.epochs, 1)
@@ -51,6 +57,7 @@ class Training:
         checks.at_least("patience", self.patience, 1)
         checks.in_range("lr", self.lr, 0)
         checks.known("schedule", self.schedule, SCHEDULES)
+        Augment(shift=self.shift, flip=self.flip)
 
     def __call__(
         self,
@@ -84,7 +91,12 @@ class Training:
         on_step: Callable[[Progress], None],
     ) -> tuple[list[Row], Meter]:
         meter = Meter()
-        plain = around(cross_entropy(meter)) if around else cross_entropy(meter)
+        augment, entropy = Augment(shift=self.shift, flip=self.flip), cross_entropy(meter)
+
+        def augmented(model: nn.Module, x: Tensor, y: Tensor, rows: Tensor) -> Tensor:
+            return entropy(model, augment(x), y, rows)
+
+        plain = around(augmented) if around else augmented
 
         def loss(model: nn.Module, x: Tensor, y: Tensor, rows: Tensor) -> Tensor:
             for part in still:  # the loop has put the whole model into training mode
@@ -99,11 +111,9 @@ class Training:
             schedule=SCHEDULES[self.schedule],
             meter=meter,
         )
-        x, y = validation.batch(slice(None))
 
         def judge(epoch: int) -> Judgement:
-            clean = (predict(model, x).argmax(dim=1) == y).double().mean().item()
-            meter.forward += len(x)
+            clean = accuracy(model, validation, meter)
             return Judgement({"clean": clean}, score=clean)
 
         log = fit(

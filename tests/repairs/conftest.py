@@ -12,6 +12,7 @@ from bezoar.defence import Evidence
 from bezoar.models.initial import initialise
 from bezoar.seeds import generator
 from bezoar.training import Training
+from bezoar.triggers import BadNets
 
 
 @pytest.fixture(scope="session")
@@ -21,8 +22,12 @@ def digits() -> DataSet:
 
 @pytest.fixture(scope="session")
 def evidence(digits) -> Evidence:
-    """40 images to learn from and 40 to judge on; 40 is no multiple of the batch of 16."""
-    return Evidence(digits.train.first(40), digits.validation.first(40))
+    """40 images to learn from and 40 to judge on; 40 is no multiple of the batch of 16.
+
+    For those who ask: a trigger, and what the network was trained on.
+    """
+    trigger, suspects = BadNets(size=2).stamp, digits.train.first(60)
+    return Evidence(digits.train.first(40), digits.validation.first(40), trigger, suspects)
 
 
 @pytest.fixture(scope="session")

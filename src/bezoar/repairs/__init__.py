@@ -4,12 +4,19 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from bezoar.repairs.correct import Correct
+from bezoar.repairs.fine_tune import FineTune
 from bezoar.repairs.protocol import Repair, Stop
 from bezoar.repairs.remove import AtRandom, ByLoss, Ranking, Remove
 from bezoar.repairs.selection import All, Misclassified, Selection, TopLoss
 from bezoar.repairs.twins import Accumulate, ByRound, Online, Schedule
 
-REPAIRS: Mapping[str, type[Repair]] = MappingProxyType({"correct": Correct, "remove": Remove})
+REPAIRS: Mapping[str, type[Repair]] = MappingProxyType(
+    {
+        "correct": Correct,
+        "ft": FineTune,
+        "remove": Remove,
+    }
+)
 
 # The values that a repair's fields take, by name.
 TWINS: Mapping[str, type[Schedule]] = MappingProxyType(
@@ -31,6 +38,7 @@ __all__ = [
     "ByLoss",
     "ByRound",
     "Correct",
+    "FineTune",
     "Misclassified",
     "Online",
     "Remove",
