@@ -9,6 +9,7 @@ from bezoar.classifier import (
     device_of,
     from_probabilities,
     frozen,
+    laid_out,
     neighbours_matter,
     outputs_random,
     predict,
@@ -306,3 +307,18 @@ class TestDiagnoses:
         assert from_probabilities(small_convnet, x) > 0.01
         assert from_probabilities(nn.Sequential(small_convnet, nn.LogSoftmax(dim=1)), x) > 0.01
         assert from_probabilities(Constant(1.5, -0.5), x) == 0.5  # of sum 1, but below 0
+
+
+@pytest.mark.parametrize(
+    ("inputs", "kernel", "stride", "wide"),
+    [(2, 1, 2, False), (6, 1, 2, False), (2, 1, 1, True), (2, 3, 2, True), (8, 1, 2, True)],
+)
+def test_weights_go_channels_last_but_where_the_library_would_write_beyond_its_memory(
+    inputs, kernel, stride, wide
+):
+    # 1x1 kernels have no order to tell the layouts by: the other convolution shows it.
+    first, second = nn.Conv2d(3, inputs, 3), nn.Conv2d(inputs, 4, kernel, stride=stride)
+    network = laid_out(nn.Sequential(first, second))
+    assert first.weight.is_contiguous(memory_format=torch.channels_last) == wide
+    for _ in range(50):
+        network(torch.rand(16, 3, 10, 10)).sum().backward()

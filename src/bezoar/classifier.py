@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from copy import deepcopy
 from hashlib import blake2b
 from types import MethodType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -98,7 +98,26 @@ def prepare(classifier: nn.Module, probe: Tensor | None = None) -> nn.Module:
             declared.append(module)
     if probe is not None and not declared:
         copy = folded(copy, probe.to(device_of(copy)))
-    return copy.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+    return laid_out(copy)
+
+
+Network = TypeVar("Network", bound=nn.Module)
+FEWEST = 8  # inputs of a strided pointwise convolution that runs safely on channels-last weights
+
+
+def laid_out(network: Network) -> Network:
+    """Put the weights channels-last, in place: convolutions run up to twice as fast on them.
+
+    The function stays the same. A network with a strided 1x1 convolution of 2 to 6 inputs is left
+    as it is: on such weights oneDNN, as it comes with torch 2.13, writes beyond its memory on CPUs
+    without AVX-512, and the process dies sooner or later.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1):
+            inputs = module.in_channels // module.groups
+            if max(module.stride) > 1 and 1 < inputs < FEWEST:
+                return network
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
 class Lowered(nn.Module):

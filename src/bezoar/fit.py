@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bezoar import checks
-from bezoar.classifier import device_of
+from bezoar.classifier import device_of, laid_out
 from bezoar.costs import Meter
 from bezoar.data.imageset import ImageSet
 from bezoar.seeds import derive, generator
@@ -316,8 +316,7 @@ class Supervised:
         if not any(parameter.requires_grad for parameter in model.parameters()):
             advice = "call model.requires_grad_(True)"
             raise ValueError(f"model without a parameter that may change: expected one; {advice}")
-        # In place, and the same function: convolutions run up to twice as fast on such weights.
-        self.model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model = laid_out(model)
         self.images, self.loss, self.meter = images, loss, meter
         self._lr, self._schedule = lr, schedule
         self._device = device_of(model)
