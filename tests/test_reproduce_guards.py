@@ -224,3 +224,30 @@ def test_pictures_of_the_first_purifier_stand_on_the_page(done):
     caption = "digits cae: original, attacked, purified"
     assert done[1]["figures"] == {"toy-digits.png": caption}
     assert f"![{caption}](toy-digits.png)" in sheet.page(done[1], "toy")
+
+
+def test_a_table_that_is_there_lends_the_rows_of_what_is_not_done(done, tmp_path):
+    from bezoar.report import sheet
+
+    path = done[0] / "toy.toml"
+    work = reproduce.opened(
+        path, "one", tmp_path / "run", lambda command: NOTES, only=["digits rounded"]
+    )
+    work()
+    earlier = {**done[1], "revision": "earlier"}
+    table = work.table(earlier)
+    others = ["digits cae", "digits none", "digits smoothing", "digits squeezing"]
+    assert "missing" not in table
+    assert table["kept"] == [{"revision": "earlier", "machine": NOTES["machine"], "cases": others}]
+    assert untimed(table) == untimed(done[1])
+    text = sheet.page(table, "toy")
+    assert f"Kept from revision earlier, on {NOTES['machine']}, where the networks were" in text
+    # Kept once more, they still come from where they were measured.
+    assert work.table({**table, "revision": "later"})["kept"] == table["kept"]
+
+
+def untimed(table):
+    """The values of a table but for those that no two runs share."""
+    timed = ("latency", "ratio", "memory")
+    rows = [row for row in table["rows"] if not row["metric"].startswith(timed)]
+    return {(row["case"], row["metric"]): row["value"] for row in rows}

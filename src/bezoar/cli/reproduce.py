@@ -1,7 +1,7 @@
 """``bezoar reproduce``."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -34,6 +34,14 @@ def reproduce(
             "--partial", help="Do nothing; write the table of what is done, and name what is not."
         ),
     ] = False,
+    keep: Annotated[
+        bool,
+        typer.Option(
+            "--keep",
+            help="With --partial: keep the rows of the table that is there of cases of guards that "
+            "are not done in this run, and say so.",
+        ),
+    ] = False,
     data_root: options.DataRoot = None,
     threads: options.Threads = 0,
 ) -> None:
@@ -50,6 +58,8 @@ def reproduce(
     from bezoar.report import sheet
     from bezoar.runs import provenance
 
+    if keep and not partial:
+        raise ValueError("--keep: expected with --partial; a whole run has all rows of its own")
     subject.threads(threads)
     with screen.screen() as bars:
         work = reproduction.opened(
@@ -64,7 +74,7 @@ def reproduce(
             say=bars.say,
             on_step=bars.on_step,
         )
-        table = work.table() if partial else work()
+        table = _partial(work, results if keep else None) if partial else work()
         figures = {} if table is None else work.figures()
     if table is None:
         print("this part is done; the table is written without --only and --seed")
@@ -75,3 +85,17 @@ def reproduce(
         with replacing(pages / file) as unfinished:
             figure.savefig(unfinished, format="png", dpi=100, facecolor="white")
         print(pages / file)
+
+
+def _partial(work: Any, results: Path | None) -> dict[str, Any]:
+    """The table of what is done; with a folder of results also what stands there of the rest."""
+    from bezoar.files import read_json
+    from bezoar.reproduce import guards
+
+    made: dict[str, Any]
+    if results is None:
+        made = work.table()
+        return made
+    if not isinstance(work, guards.Reproduction):
+        raise ValueError(f"--keep: {work.recipe.name}: expected a recipe of guards")
+    return work.table(read_json(results / f"{work.recipe.name}.json"))

@@ -116,5 +116,5 @@ class BayesCAE(Guard):
 
     def _plain(self) -> CAE:
         """The same settings without a distribution; the noise is the code's own."""
-        own = {one.name for one in fields(CAE)} - {"sigma"}
+        own = {one.name for one in fields(CAE)} - {"sigma", "skips"}
         return CAE(**{name: getattr(self, name) for name in own})

@@ -61,6 +61,10 @@ def page(results: Mapping[str, Any], name: str) -> str:
     )
     parts = [head]
     parts += [f"- {line}\n" for line in results.get("about", [])]
+    for kept in results.get("kept", []):
+        where = f"revision {kept['revision']}, on {kept['machine']}"
+        cases = "; ".join(kept["cases"])
+        parts.append(f"Kept from {where}, where the networks were others: {cases}.\n")
     if missing := results.get("missing"):
         parts.append(f"Not measured yet: {'; '.join(missing)}.\n")
     rows = [_gathered(row) for row in rows]

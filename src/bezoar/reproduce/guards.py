@@ -207,28 +207,29 @@ class Reproduction:
             self._timed(subject, case)
         return self.table() if self._only == set(self._known) else None
 
-    def table(self) -> dict[str, Any]:
+    def table(self, earlier: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """The results of what is done by now; cases that are not are named under ``missing``.
+
+        Args:
+            earlier: results of the same recipe. Of cases that are not done here its rows are kept,
+                and under ``kept`` is said where they are from: the networks there were others.
 
         Raises:
             ValueError: nothing is done.
         """
         table: list[audit.Row] = []
+        old, lent = _by_case(earlier), set[str]()
         found: dict[str, list[Warning]] = {}
         missing: list[str] = []
-        for subject, case in self._pairs():
-            path, timed = self._cell(subject, case), self._cell(subject, case, "latency")
-            if not path.exists():
-                missing.append(self._name(subject, case))
-                continue
-            cell = read_json(path)
-            table += cell["rows"]
-            if timed.exists():
-                table += read_json(timed)["rows"]
+        for pair in self._pairs():
+            name = self._name(*pair)
+            if self._cell(*pair).exists():
+                table += self._done(*pair, found, missing)
+            elif name in old:
+                table += old[name]
+                lent.add(name)
             else:
-                missing.append(f"{self._name(subject, case)}, latency")
-            told = [Warning(**warning) for warning in cell["warnings"]]
-            found.setdefault(self._name(subject, case), []).extend(told)
+                missing.append(name)
         for file, command in self.recipe.beside.items():
             path = self._results / f"{file}.json"
             if path.exists():
@@ -247,7 +248,23 @@ class Reproduction:
             file: f"{self._name(*pair)}: original, attacked, purified"
             for file, pair in self._purified().items()
         }
+        if lent and earlier is not None:
+            results["kept"] = _kept(earlier, lent)
+            results["warnings"] += [w for w in earlier["warnings"] if w["case"] in lent]
         return {**results, "missing": missing} if missing else results
+
+    def _done(
+        self, subject: Subject, case: Case, found: dict[str, list[Warning]], missing: list[str]
+    ) -> list[audit.Row]:
+        """The rows of a case that is measured; its warnings go to ``found``."""
+        name, cell = self._name(subject, case), read_json(self._cell(subject, case))
+        told = [Warning(**warning) for warning in cell["warnings"]]
+        found.setdefault(name, []).extend(told)
+        timed = self._cell(subject, case, "latency")
+        if not timed.exists():
+            missing.append(f"{name}, latency")
+        rows: list[audit.Row] = cell["rows"] + (read_json(timed)["rows"] if timed.exists() else [])
+        return rows
 
     def figures(self) -> dict[str, Figure]:
         """Original, attacked and purified images of each data set, by file name."""
@@ -461,6 +478,27 @@ def read(path: Path) -> Recipe:
     if recipe.format != 1:
         raise ValueError(f"{path.name}: format={recipe.format}: expected 1; update bezoar")
     return recipe
+
+
+def _by_case(results: Mapping[str, Any] | None) -> dict[str, list[audit.Row]]:
+    """The rows of a results file by their case."""
+    found: dict[str, list[audit.Row]] = {}
+    for row in tables.validate(results) if results else []:
+        found.setdefault(row["case"], []).append({k: v for k, v in row.items() if k != "paper"})
+    return found
+
+
+def _kept(earlier: Mapping[str, Any], cases: set[str]) -> list[dict[str, Any]]:
+    """Where the rows of some cases come from: by run, its revision, machine and cases."""
+    found, rest = [], set(cases)
+    for before in earlier.get("kept", []):
+        if own := sorted(rest & set(before["cases"])):
+            found.append({**before, "cases": own})
+            rest -= set(own)
+    if rest:
+        place = {name: earlier[name] for name in ("revision", "machine")}
+        found.append({**place, "cases": sorted(rest)})
+    return found
 
 
 def _subject(table: Mapping[str, Any], size: Size) -> Subject:
