@@ -38,7 +38,7 @@ def require(model: nn.Module) -> Any:
     """
     if not (callable(getattr(model, "score", None)) and hasattr(model, "threshold")):
         found = f"{type(model).__name__} without score and threshold"
-        hint = "guards `squeezing` and `magnet` make one"
+        hint = "guards such as `squeezing`, `magnet` and `strip` make one"
         raise TypeError(f"{found}: expected a detector; {hint}")
     return model
 

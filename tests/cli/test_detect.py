@@ -1,13 +1,34 @@
-"""``bezoar detect``: a detector against who ignores it and who evades it."""
+"""``bezoar detect``: a detector against who ignores it, who evades it, and a trigger."""
 
 import json
+import shutil
 
 import pytest
 
-from bezoar import cli
+from bezoar import cli, planted
 
 FIT = ("guard", "fit", "base.safetensors", "--with", "squeezing:fpr=0.2", "--threads", "1")
 DETECT = ("detect", "squeezed.safetensors", "--images", "30", "--threads", "1")
+PLANT = ("backdoor", "plant", "preact-resnet:width=8", "--epochs", "2", "--threads", "1")
+WATCH = ("detect", "wary.safetensors", "--images", "60", "--threads", "1")
+
+
+@pytest.fixture(scope="session")
+def planted_files(tmp_path_factory):
+    """A planted model, what is known of it, and a guard before it."""
+    folder = tmp_path_factory.mktemp("planted")
+    sick, wary = folder / "sick.safetensors", folder / "wary.safetensors"
+    with_badnets = ["--with", "badnets:size=2", "--target", "3", "--rate", "0.2"]
+    assert cli.run([*PLANT, *with_badnets, "--out", str(sick)]) == 0
+    strip = ["--with", "strip:overlays=6", "--threads", "1"]
+    assert cli.run(["guard", "fit", str(sick), *strip, "--out", str(wary)]) == 0
+    return [sick, planted.beside(sick), wary]
+
+
+@pytest.fixture
+def wary(work, planted_files):
+    for path in planted_files:
+        shutil.copy(path, work)
 
 
 @pytest.fixture
@@ -47,6 +68,48 @@ def test_the_same_command_says_the_same_and_draws_png_too(work, capsys):
     assert (work / "roc.png").read_bytes().startswith(b"\x89PNG")
     assert cli.run(words) == 0
     assert capsys.readouterr().out == first
+
+
+@pytest.mark.usefixtures("wary")
+def test_with_a_backdoor_it_is_shown_triggered_images_and_no_attack(work, capsys):
+    words = ["--backdoor", "sick.safetensors", "--json", "found.json", "--out", "roc.svg"]
+    assert cli.run([*WATCH, *words]) == 0
+    said = capsys.readouterr().out
+    for line in (
+        "wary.safetensors on digits/test, threshold ",
+        "clean images rejected: ",
+        "images with the trigger badnets\n",
+        "  where the attacker wants them: ",
+        "  where he wants them and not rejected: ",
+        "  rejected, all triggered: ",
+        "    at 5% false alarms: ",
+        "    at 1% false alarms: ",
+        "    area under the ROC: ",
+        "figure: roc.svg",
+    ):
+        assert line in said
+    assert "the detector, pgd" not in said
+    rows = {row["metric"]: row for row in json.loads((work / "found.json").read_text())["rows"]}
+    assert rows["clean"]["n"] == 60
+    assert {row["case"] for row in rows.values()} == {"strip"}
+    assert 50 <= rows["auc:triggered"]["n"] == rows["tpr@0.01:triggered"]["n"] < 60
+    assert rows["tpr@0.01:triggered"]["value"] <= rows["tpr@0.05:triggered"]["value"]
+    assert "all triggered: " in (work / "roc.svg").read_text()
+
+
+@pytest.mark.usefixtures("wary")
+def test_an_attack_and_a_backdoor_go_into_one_table(work):
+    words = ["--backdoor", "sick.safetensors", "--attack", "fgsm:eps=0.05", "--ranks", "1"]
+    assert cli.run([*WATCH, *words, "--json", "found.json"]) == 0
+    names = [row["metric"] for row in json.loads((work / "found.json").read_text())["rows"]]
+    assert {"standing:fgsm@0.05", "auc:triggered"} < set(names)
+    assert len(names) == len(set(names))
+
+
+@pytest.mark.usefixtures("wary")
+def test_a_model_of_which_no_backdoor_is_known_is_refused(refused):
+    said = refused(*WATCH, "--backdoor", "base.safetensors")
+    assert "base.backdoor.safetensors: no such file; `bezoar backdoor plant` writes it" in said
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """What every guard keeps to."""
 
 from copy import deepcopy
+from functools import partial
 
 import pytest
 import torch
@@ -12,7 +13,9 @@ from bezoar.defence import Evidence
 from bezoar.guards import (
     CAE,
     GUARDS,
+    IBDPSC,
     JPEG,
+    STRIP,
     BayesCAE,
     BitDepth,
     DefenseGAN,
@@ -22,6 +25,7 @@ from bezoar.guards import (
     NonLocalMeans,
     PuVAE,
     ResizePad,
+    ScaleUp,
     Smoothing,
     Squeezing,
 )
@@ -42,14 +46,24 @@ LEARNT: list[Guard] = [
 ]
 FIXED: list[Guard] = [
     BitDepth(bits=1),
+    IBDPSC(),
+    IBDPSC(factor=2.0, count=2, images=20),
     JPEG(quality=40),
     Median(size=3, images=0),
     NonLocalMeans(search=5, strength=0.2),
     ResizePad(low=0.6, high=0.9),
+    STRIP(overlays=8),
+    STRIP(overlays=4, own=0.5, other=0.5, images=20),
+    ScaleUp(),
+    ScaleUp(largest=5, by_class=False),
     Smoothing(sigma=0.5, epochs=0),
     Squeezing(),
     Squeezing(bits=4, search=3, strength=0.1),
 ]
+
+LENET = partial(create, "lenet-fig4", shape=(1, 8, 8), classes=10, seed=0)
+RESNET = partial(create, "preact-resnet", shape=(1, 8, 8), classes=10, seed=0, width=2)
+MADE = {IBDPSC: RESNET}  # for guards that need batch norm
 
 
 @pytest.fixture(scope="module")
@@ -57,9 +71,9 @@ def evidence(digits):
     return Evidence(digits.train.first(96), digits.validation.first(30))
 
 
-@pytest.fixture(scope="module")
-def network():
-    return create("lenet-fig4", shape=(1, 8, 8), classes=10, seed=0).eval()
+@pytest.fixture
+def network(guard):
+    return MADE.get(type(guard), LENET)().eval()
 
 
 def test_every_guard_has_a_row():

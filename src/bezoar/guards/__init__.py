@@ -7,6 +7,7 @@ from bezoar.guards.bayes_cae import BayesCAE
 from bezoar.guards.bit_depth import BitDepth
 from bezoar.guards.cae import CAE
 from bezoar.guards.defense_gan import DefenseGAN
+from bezoar.guards.ibd_psc import IBDPSC
 from bezoar.guards.jpeg import JPEG
 from bezoar.guards.magnet import MagNet
 from bezoar.guards.median import Median
@@ -14,8 +15,10 @@ from bezoar.guards.non_local_means import NonLocalMeans
 from bezoar.guards.protocol import Guard
 from bezoar.guards.puvae import PuVAE
 from bezoar.guards.resize_pad import ResizePad
+from bezoar.guards.scale_up import ScaleUp
 from bezoar.guards.smoothing import Smoothing
 from bezoar.guards.squeezing import Squeezing
+from bezoar.guards.strip import STRIP
 
 GUARDS: Mapping[str, type[Guard]] = MappingProxyType(
     {
@@ -23,21 +26,26 @@ GUARDS: Mapping[str, type[Guard]] = MappingProxyType(
         "bit-depth": BitDepth,
         "cae": CAE,
         "defense-gan": DefenseGAN,
+        "ibd-psc": IBDPSC,
         "jpeg": JPEG,
         "magnet": MagNet,
         "median": Median,
         "non-local-means": NonLocalMeans,
         "puvae": PuVAE,
         "resize-pad": ResizePad,
+        "scale-up": ScaleUp,
         "smoothing": Smoothing,
         "squeezing": Squeezing,
+        "strip": STRIP,
     }
 )
 
 __all__ = [
     "CAE",
     "GUARDS",
+    "IBDPSC",
     "JPEG",
+    "STRIP",
     "BayesCAE",
     "BitDepth",
     "DefenseGAN",
@@ -47,6 +55,7 @@ __all__ = [
     "NonLocalMeans",
     "PuVAE",
     "ResizePad",
+    "ScaleUp",
     "Smoothing",
     "Squeezing",
 ]

@@ -9,9 +9,11 @@ from torch import nn
 
 from bezoar import checks
 from bezoar.classifier import device_of
+from bezoar.models.answers import Certainty, Confidence, Constancy
 from bezoar.models.autoencoder import Autoencoder
 from bezoar.models.ensemble import Ensemble
 from bezoar.models.fields import Shape
+from bezoar.models.ibd_psc import IBDPSC
 from bezoar.models.initial import initialise
 from bezoar.models.jpeg import JPEG
 from bezoar.models.lenet import LeNet5, LeNet6x16, LeNet32x64
@@ -21,10 +23,12 @@ from bezoar.models.projection import Projection
 from bezoar.models.purified import Purified
 from bezoar.models.puvae import ConditionalVAE
 from bezoar.models.resized import Resized
+from bezoar.models.scale_up import ScaleUp
 from bezoar.models.small import SmallNet
 from bezoar.models.smoothed import Smoothed
 from bezoar.models.squeezed import Disagreement, Squeezed
 from bezoar.models.squeezers import BitDepth, MedianFilter, NonLocalMeans
+from bezoar.models.strip import STRIP
 from bezoar.models.uncertain import Uncertain
 from bezoar.models.user import from_factory
 from bezoar.models.variational import VariationalAutoencoder
@@ -48,6 +52,9 @@ PARTS: Mapping[str, type[nn.Module]] = MappingProxyType(
     {
         "autoencoder": Autoencoder,
         "bit-depth": BitDepth,
+        "certainty": Certainty,
+        "confidence": Confidence,
+        "constancy": Constancy,
         "disagreement": Disagreement,
         "jpeg": JPEG,
         "median-filter": MedianFilter,
@@ -61,10 +68,13 @@ PARTS: Mapping[str, type[nn.Module]] = MappingProxyType(
 )
 JOINED: Mapping[str, type[nn.Module]] = MappingProxyType(
     {
+        "ibd-psc": IBDPSC,
         "magnet": MagNet,
         "purified": Purified,
+        "scale-up": ScaleUp,
         "smoothed": Smoothed,
         "squeezed": Squeezed,
+        "strip": STRIP,
         "uncertain": Uncertain,
     }
 )
@@ -118,14 +128,19 @@ def restart(model: nn.Module, *, seed: int) -> None:
 
 
 __all__ = [
+    "IBDPSC",
     "JOINED",
     "JPEG",
     "MODELS",
     "PARTS",
+    "STRIP",
     "VGG",
     "Autoencoder",
     "BitDepth",
+    "Certainty",
     "ConditionalVAE",
+    "Confidence",
+    "Constancy",
     "Disagreement",
     "Ensemble",
     "LeNet5",
@@ -139,6 +154,7 @@ __all__ = [
     "Purified",
     "Reformer",
     "Resized",
+    "ScaleUp",
     "ShallowVGG",
     "SmallNet",
     "Smoothed",
