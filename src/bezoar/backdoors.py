@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from bezoar.attacks.oracle import DRAWS
 from bezoar.classifier import predict, random_modules, said
 from bezoar.data.imageset import ImageSet
+from bezoar.detection import roc
 from bezoar.results import Rate
+from bezoar.scans.protocol import Finding
 from bezoar.seeds import derive, subkeys
 from bezoar.triggers import Aim, Trigger
 from bezoar.triggers.poison import require_fit, stamped
@@ -136,6 +138,49 @@ class Estimate:
 
     def __str__(self) -> str:
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+@dataclass(frozen=True)
+class Sifted:
+    """How well a scan of training data tells the poison from the rest, where both are known.
+
+    Attributes:
+        caught: share of the poison that is flagged; ``None`` where there is none.
+        alarms: share of all other images that are flagged, covers among them; ``None`` likewise.
+        auc: how often a poisoned image has the higher score of the two; ``None`` where there is
+            no pair.
+    """
+
+    caught: Rate | None
+    alarms: Rate | None
+    auc: Estimate | None
+
+
+def sifted(found: Finding, rows: NDArray[np.int64]) -> Sifted:
+    """Compare what a scan of data says of each image with what only the attacker knows.
+
+    Args:
+        found: what the scan of the poisoned images said.
+        rows: positions of the poisoned ones among them, as in ``triggers.Poisoned``; may be none.
+
+    Raises:
+        ValueError: what a scan of a model found, or a position that it did not see.
+    """
+    if found.rows is None or found.flagged is None:
+        raise ValueError("finding without rows: expected that of a scan of data")
+    count = len(found.rows)
+    if len(rows) and not 0 <= rows.min() <= rows.max() < count:
+        raise ValueError(f"rows {rows.min()} to {rows.max()}: expected 0 to {count - 1}")
+    poisoned = torch.zeros(count, dtype=torch.bool)
+    poisoned[torch.from_numpy(rows)] = True
+    caught, alarms = (
+        Rate(int(found.flagged[part].sum()), int(part.sum())) if part.any() else None
+        for part in (poisoned, ~poisoned)
+    )
+    if caught is None or alarms is None:
+        return Sifted(caught, alarms, None)
+    curve = roc(found.rows[~poisoned], found.rows[poisoned])
+    return Sifted(caught, alarms, Estimate(curve.auc, curve.low, curve.high))
 
 
 def fall(before: Rate, after: Rate) -> Estimate:

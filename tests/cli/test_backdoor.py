@@ -1,6 +1,7 @@
 """``bezoar backdoor``: what it writes is a model for every other verb."""
 
 import pytest
+from PIL import Image
 
 from bezoar import cli, planted
 from bezoar.triggers import AllToAll, AllToOne, BadNets
@@ -53,3 +54,57 @@ def test_a_trigger_is_fitted_on_the_clean_model_and_next_is_all_to_all(work, cap
 )
 def test_refusals(refused, words, reason):
     assert reason in refused(*PLANT, *words, "--out", "sick.safetensors")
+
+
+QUICK = "neural-cleanse:epochs=15,success=0.5"
+SCAN = ("backdoor", "scan", "base.safetensors", "--threads", "1", "--spc", "2")
+
+
+def test_a_scan_that_accuses_names_the_class_and_draws_the_trigger(work, capsys):
+    words = [*SCAN, "--with", f"{QUICK},threshold=0", "--out", "trigger.png"]
+    assert cli.run(words) == 1
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].endswith("of base.safetensors with 20 images of digits/train")
+    assert [line.partition(":")[0] for line in said[1:]] == [
+        "score",
+        "p-value",
+        "passes",
+        "verdict",
+        "suspected class",
+        "picture",
+    ]
+    assert said[1].endswith("accused above 0.00")
+    assert "verdict: a backdoor" in said
+    with Image.open(work / "trigger.png") as picture:
+        assert picture.format == "PNG"
+
+
+def test_a_scan_that_finds_nothing_says_so(work, capsys):
+    words = [*SCAN, "--with", f"{QUICK},threshold=1000", "--out", "trigger.png"]
+    assert cli.run(words) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[-2:] == [
+        "verdict: no backdoor found",
+        "picture: none, as no trigger was found",
+    ]
+    assert not (work / "trigger.png").exists()
+
+
+@pytest.mark.parametrize("name", ["clp-scan:threshold=100", "mm-bd:starts=1,steps=2,level=1e-12"])
+def test_a_blind_scan_says_that_it_saw_no_images(work, capsys, name):
+    assert cli.run([*SCAN, "--with", name]) == 0
+    assert capsys.readouterr().out.startswith(f"{name} of base.safetensors without images\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (("--with", "neural-clean"), "did you mean 'neural-cleanse'?"),
+        (("--with", "mm-bd:starts=0"), "starts=0: expected an integer >= 1"),
+        (("--spc", "1000"), "expected at least"),
+        (("--out", "trigger.jpg"), "expected a file NAME.png"),
+        (("--with", QUICK.replace("0.5", "1").replace("15", "1")), "classes reached within"),
+    ],
+)
+def test_refusals_of_scans(refused, words, reason):
+    assert reason in refused(*SCAN, *words)

@@ -1,14 +1,17 @@
 """``bezoar backdoor``."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from bezoar.cli import options
 
+if TYPE_CHECKING:
+    from bezoar.scans import Finding
+
 app = typer.Typer(
-    help="Plant a backdoor in a model, to test what finds and removes it.",
+    help="Look for a backdoor in a model, or plant one to test what finds and removes it.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -16,7 +19,7 @@ app = typer.Typer(
 
 @app.callback()
 def backdoor() -> None:
-    """Plant a backdoor in a model, to test what finds and removes it."""
+    """Look for a backdoor in a model, or plant one to test what finds and removes it."""
 
 
 @app.command("plant")
@@ -53,6 +56,8 @@ def plant(
     patience: Annotated[
         int, typer.Option(min=1, help="Stop after so many epochs without a better validation.")
     ] = 5,
+    shift: options.Shift = 0,
+    flip: options.Flip = False,
     images: Annotated[
         int, typer.Option(min=0, help="How many test images it is measured on; 0 is all.")
     ] = 0,
@@ -74,7 +79,15 @@ def plant(
     from bezoar.triggers import Trigger
 
     subject.threads(threads)
-    training = Training(epochs=epochs, batch=batch, lr=lr, schedule=schedule, patience=patience)
+    training = Training(
+        epochs=epochs,
+        batch=batch,
+        lr=lr,
+        schedule=schedule,
+        patience=patience,
+        shift=shift,
+        flip=flip,
+    )
     name, fields = recipes.network(kind)
     made: Trigger = recipes.method(Trigger, trigger, "--with")
     share = checks.number("--rate", rate)
@@ -110,3 +123,72 @@ def plant(
     print(f"triggered images named rightly: {found.ra}")
     print(f"model: {out}")
     print(f"what the attacker knows: {planted.beside(out)}")
+
+
+@app.command("scan")
+def scan(
+    model: options.Model = None,
+    method: Annotated[
+        str, typer.Option("--with", help="Scan, NAME or NAME:FIELD=VALUE,... (bezoar list).")
+    ] = "neural-cleanse",
+    data: options.Data = "digits",
+    spc: Annotated[
+        int,
+        typer.Option(min=1, help="Trusted images of each class, drawn from the train split."),
+    ] = 10,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Picture to write of the trigger that is found, NAME.png."),
+    ] = None,
+    seed: options.Seed = 0,
+    factory: options.Factory = None,
+    weights: options.Weights = None,
+    data_root: options.DataRoot = None,
+    image_size: options.ImageSize = None,
+    threads: options.Threads = 0,
+) -> int:
+    """Look for a backdoor in a model. The exit code is 1 where the scan accuses it.
+
+    Example: bezoar backdoor scan sick.safetensors --with neural-cleanse --data mnist
+    """
+    from bezoar import recipes
+    from bezoar.cli import screen, subject
+    from bezoar.defence import few
+    from bezoar.scans import ModelScan
+
+    subject.threads(threads)
+    made: ModelScan = recipes.method(ModelScan, method, "--with")
+    if out is not None:
+        subject.writable(out, suffix=".png")
+    named = subject.subject(model, factory, weights)
+    whole = subject.dataset(data, data_root, image_size, named.shape)
+    subject.tested(named, whole, 1)
+    trusted = few(whole.train, spc, seed=seed, held=0).train
+    with screen.screen() as bars:
+        found = made(named.model, trusted, seed=seed, on_step=bars.on_step)
+    sight = "without images" if made.blind else f"with {len(trusted)} images of {trusted.name}"
+    print(f"{method} of {named.about['file']} {sight}")
+    print(f"score: {found.score:.2f}, accused above {found.threshold:.2f}")
+    if found.p_value is not None:
+        print(f"p-value: {found.p_value:.2g}")
+    print(f"passes: {found.cost.forward} forward, {found.cost.backward} backward")
+    print(f"verdict: {'a backdoor' if found.accused else 'no backdoor found'}")
+    if found.suspect is not None:
+        print(f"suspected class: {whole.classes[found.suspect]}")
+    if out is not None:
+        print(f"picture: {_drawn(out, found)}")
+    return int(found.accused)
+
+
+def _drawn(out: Path, found: "Finding") -> str:
+    if found.mask is None or found.pattern is None:
+        return "none, as no trigger was found"
+    from bezoar.files import replacing
+    from bezoar.report import figures
+
+    mask, pattern = found.mask.numpy(), found.pattern.numpy()
+    shown = [(mask, "mask"), (pattern, "pattern"), (mask * pattern, "on black")]
+    figure = figures.pictures([shown])
+    with replacing(out) as unfinished:
+        figure.savefig(unfinished, format="png", dpi=100, facecolor="white")
+    return str(out)

@@ -2,7 +2,7 @@
 
 
 def listing() -> None:
-    """List the data sets, networks, attacks, repairs, guards, triggers and recipes that are known.
+    """List the data sets, networks, attacks, repairs, guards, triggers, scans and recipes.
 
     Example: bezoar list
     """
@@ -10,6 +10,7 @@ def listing() -> None:
     from bezoar.attacks import ATTACKS
     from bezoar.guards import GUARDS
     from bezoar.repairs import REPAIRS
+    from bezoar.scans import MODEL_SCANS
     from bezoar.triggers import TRIGGERS
 
     def settings(kind: type) -> str:
@@ -32,6 +33,7 @@ def listing() -> None:
         ("repairs", REPAIRS),
         ("guards", GUARDS),
         ("triggers", TRIGGERS),
+        ("scans of models", MODEL_SCANS),
     ):
         print(title)
         for name, method in table.items():

@@ -94,3 +94,7 @@ Out = Annotated[
 Threads = Annotated[
     int, typer.Option(min=0, help="CPU threads; 0 leaves it to torch. Bits may depend on it.")
 ]
+Shift = Annotated[
+    int, typer.Option(min=0, help="Move training images by up to so many pixels, each way.")
+]
+Flip = Annotated[bool, typer.Option("--flip", help="Mirror half of the training images.")]

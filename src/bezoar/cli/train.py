@@ -24,6 +24,8 @@ def train(
     patience: Annotated[
         int, typer.Option(min=1, help="Stop after so many epochs without a better validation.")
     ] = 5,
+    shift: options.Shift = 0,
+    flip: options.Flip = False,
     init: Annotated[
         Path | None,
         typer.Option(help="Model file of the same network: start from its weights that fit."),
@@ -48,7 +50,15 @@ def train(
     from bezoar.training import Training
 
     subject.threads(threads)
-    training = Training(epochs=epochs, batch=batch, lr=lr, schedule=schedule, patience=patience)
+    training = Training(
+        epochs=epochs,
+        batch=batch,
+        lr=lr,
+        schedule=schedule,
+        patience=patience,
+        shift=shift,
+        flip=flip,
+    )
     name, fields = recipes.network(kind)
     subject.writable(out)
     whole = subject.dataset(data, data_root, image_size)

@@ -230,14 +230,14 @@ class Reproduction:
                 lent.add(name)
             else:
                 missing.append(name)
+        if not found:
+            raise ValueError(f"{self._run.path}: expected measured cases, found none")
         for file, command in self.recipe.beside.items():
             path = self._results / f"{file}.json"
             if path.exists():
                 table += [dict(row) for row in tables.validate(read_json(path))]
             else:
                 missing.append(f"{path}, by `{command}`")
-        if not table:
-            raise ValueError(f"{self._run.path}: expected measured cases, found none")
         for row in table:
             published = self.recipe.published.get(row["case"], {}).get(row["metric"])
             if published is not None:
@@ -306,7 +306,7 @@ class Reproduction:
         kind, own = recipes.network(text)
         if file == "network":
             own |= self.size.network
-        settings = _capped(subject.training, self.size.caps)
+        settings = recipes.capped(subject.training, self.size.caps)
         training: Training = recipes.build(Training, settings, "training")
         there = path.exists()
         log = experiments.trained(
@@ -515,7 +515,7 @@ def _case(table: Mapping[str, Any], size: Size) -> Case:
     case: Case = recipes.build(Case, table, "case")
     if not case.guard:
         return case
-    guard = _capped({**case.guard, **size.instead.get(case.name, {})}, size.caps)
+    guard = recipes.capped({**case.guard, **size.instead.get(case.name, {})}, size.caps)
     recipes.method(Guard, guard, f"case {case.name}")
     return replace(case, guard=guard)
 
@@ -526,11 +526,6 @@ def _measure(table: Mapping[str, Any], cases: Sequence[str]) -> Measure:
     for name in measure.cases:
         checks.known("case", name, cases)
     return measure
-
-
-def _capped(settings: Mapping[str, Any], caps: Mapping[str, int]) -> dict[str, Any]:
-    """Settings of a training, none above its cap."""
-    return {key: min(value, caps[key]) if key in caps else value for key, value in settings.items()}
 
 
 def _told(size: Size) -> str:

@@ -10,6 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from bezoar.classifier import prepare, require
 from bezoar.costs import Meter
 from bezoar.data.imageset import ImageSet
 from bezoar.fit import Progress, silent
@@ -107,10 +108,34 @@ class DataScan(Protocol):
         """
 
 
+def comparable(classifier: nn.Module, images: ImageSet, probe: Tensor, meter: Meter) -> nn.Module:
+    """The copy of a classifier that a scan asks; refused where it has no classes to compare.
+
+    Cost: one forward pass of each of the first two images of ``probe``.
+
+    Args:
+        classifier: images to logits; not changed.
+        images: how many classes there are.
+        probe: some images ``(N, C, H, W)``, made up ones for a scan that is ``blind``.
+        meter: where the cost is counted.
+
+    Raises:
+        ValueError: fewer than three classes, images that the classifier does not take, or logits
+            that are not one a class and finite.
+    """
+    classes = len(images.classes)
+    if classes < 3:
+        expected = "expected at least three, of which one can differ from the others"
+        raise ValueError(f"classifier of {classes} classes: {expected}")
+    require(classifier, probe, classes)
+    meter.forward += len(probe[:2])
+    return prepare(classifier, probe[:2])
+
+
 CONSISTENT = 1.4826  # makes the median absolute deviation that of a normal distribution
 
 
-def anomaly(values: Tensor) -> Tensor:
+def anomaly(values: Tensor, *, least: float = 1e-12) -> Tensor:
     r"""How far each value lies above the others, in deviations by the median: ``(K,)`` to ``(K,)``.
 
     .. math::
@@ -118,16 +143,47 @@ def anomaly(values: Tensor) -> Tensor:
 
     For what is suspicious when it is small, give the negative values.
 
+    Args:
+        values: one a class, or one an image.
+        least: the deviation is taken for no smaller; to how much the values are known.
+
     >>> anomaly(torch.tensor([1.0, 2.0, 3.0, 4.0, 103.0]))
     tensor([-1.3490, -0.6745,  0.0000,  0.6745, 67.4491])
     """
     values = values.double()
     middle = _median(values)
     spread = CONSISTENT * _median((values - middle).abs())
-    scaled: Tensor = (values - middle) / spread.clamp_min(1e-12)
+    scaled: Tensor = (values - middle) / spread.clamp_min(least)
     return scaled.float()
 
 
 def _median(values: Tensor) -> Tensor:
     """That of an even number lies between the middle two; torch's own takes the lower."""
     return torch.quantile(values, 0.5)
+
+
+def outlying(values: Tensor, *, least: float = 1e-12) -> float:
+    r"""How likely the largest of normal values ``(K,)`` lies so far out: Grubbs' test.
+
+    .. math::
+        p = \min\bigl(1,\; K\, P(t_{K-2} > T)\bigr), \qquad
+        T = \frac{\max_k v_k - \bar v}{s \sqrt{1 + 1 / (K - 1)}}
+
+    with the mean and the deviation of all but the largest. It counts that the largest was looked
+    for, and that mean and deviation are estimates, which the index of ``anomaly`` does not: among
+    10 normal values that index passes 2 in every third case.
+
+    Args:
+        values: finite, three or more.
+        least: s is taken for no smaller; to how much the values are known.
+
+    Returns:
+        The p-value, at most 1.
+    """
+    from scipy.stats import t
+
+    ordered = values.double().sort().values
+    others, count = ordered[:-1], len(ordered)
+    spread = max(others.std().item(), least) * (1 + 1 / (count - 1)) ** 0.5
+    distance = (ordered[-1] - others.mean()).item() / spread
+    return min(1.0, count * float(t.sf(distance, count - 2)))
