@@ -9,6 +9,7 @@ from bezoar.triggers.badnets import BadNets
 from bezoar.triggers.blended import Blended
 from bezoar.triggers.bpp import Bpp
 from bezoar.triggers.ftrojan import FTrojan
+from bezoar.triggers.input_aware import InputAware
 from bezoar.triggers.label_consistent import LabelConsistent
 from bezoar.triggers.low_frequency import LowFrequency
 from bezoar.triggers.poison import Poisoned, planting, poison
@@ -25,6 +26,7 @@ TRIGGERS: Mapping[str, type[Trigger]] = MappingProxyType(
         "blended": Blended,
         "bpp": Bpp,
         "ftrojan": FTrojan,
+        "input-aware": InputAware,
         "label-consistent": LabelConsistent,
         "lf": LowFrequency,
         "sig": SIG,
@@ -46,6 +48,7 @@ __all__ = [
     "Bpp",
     "FTrojan",
     "Fitted",
+    "InputAware",
     "LabelConsistent",
     "LowFrequency",
     "Poisoned",
