@@ -1,7 +1,7 @@
 """What a defence is, may see and hands back: the contract of repairs and guards."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -89,11 +89,14 @@ class Defended:
         classifier: a repaired copy, or a guarded classifier, in eval mode.
         log: one row a round; row 0 is what it began with.
         cost: everything that was spent, validation included.
+        found: pictures that it came upon, by name, ``(C, H, W)`` each: a recovered ``pattern`` and
+            its ``mask``, or a perturbation ``delta`` in place of a trigger.
     """
 
     classifier: nn.Module
     log: list[Row]
     cost: Meter
+    found: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class Defence(Protocol):

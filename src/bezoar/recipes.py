@@ -20,10 +20,13 @@ from bezoar import checks
 from bezoar.attacks import ATTACKS, Attack
 from bezoar.guards import GUARDS, Guard
 from bezoar.models import MODELS
-from bezoar.repairs import RANKINGS, REPAIRS, SELECTIONS, TWINS, Repair
+from bezoar.repairs import RANKINGS, REPAIRS, SCORES, SELECTIONS, SOURCES, TWINS, Repair
+from bezoar.repairs.pruning import Score
 from bezoar.repairs.remove import Ranking
 from bezoar.repairs.selection import Selection
+from bezoar.repairs.sources import Source
 from bezoar.repairs.twins import Schedule
+from bezoar.scans import DATA_SCANS, MODEL_SCANS, DataScan, ModelScan
 from bezoar.triggers import TRIGGERS, Trigger
 
 # What may stand where a field has one of these types.
@@ -35,7 +38,11 @@ TABLES: Mapping[Any, tuple[str, Mapping[str, Any]]] = MappingProxyType(
         Schedule: ("twins", TWINS),
         Selection: ("selection", SELECTIONS),
         Ranking: ("ranking", RANKINGS),
+        Score: ("score", SCORES),
+        Source: ("source", SOURCES),
         Trigger: ("trigger", TRIGGERS),
+        ModelScan: ("scan", MODEL_SCANS),
+        DataScan: ("scan of data", DATA_SCANS),
     }
 )
 
@@ -96,6 +103,11 @@ def method(
 def settable(cls: type[Any]) -> list[str]:
     """Names of the fields that text may set; what an attack learns from images is none."""
     return [field.name for field in fields(cls) if field.init and field.name != "learnt"]
+
+
+def capped(settings: Mapping[str, Any], caps: Mapping[str, int]) -> dict[str, Any]:
+    """Settings of a training or a method, none above the cap of its name."""
+    return {key: min(value, caps[key]) if key in caps else value for key, value in settings.items()}
 
 
 def parsed(text: str, where: str) -> dict[str, str]:

@@ -10,19 +10,37 @@ import torch
 from bezoar.attacks import FGSM, PGD, FGSMRandomStart
 from bezoar.classifier import weights_hash
 from bezoar.repairs import (
+    ABL,
+    ANP,
+    CLP,
+    FTSAM,
+    IBAU,
+    IMS,
+    NAD,
     REPAIRS,
+    RNP,
+    SAU,
     Accumulate,
     AtRandom,
+    ByLot,
     ByRound,
+    ByTaylor,
     Correct,
+    FinePruning,
     FineTune,
+    GradPrune,
     Misclassified,
+    NeuralCleanseUnlearning,
     Online,
+    Oracle,
+    Recovered,
     Remove,
     Repair,
     Stop,
+    Surrogate,
     TopLoss,
 )
+from bezoar.scans import NeuralCleanse
 
 # Two rounds; a judge with a restart, so that its passes differ from image to image.
 STOP = Stop(rounds=2, target=2, judge=PGD(eps=0.1, steps=2, restarts=2), images=15)
@@ -48,10 +66,37 @@ CASES = [
 ]
 # Repairs of backdoors, for two rounds or with nothing to learn.
 CASES += [
+    ABL(isolating=2, share=0.1, epochs=2, batch=16),
+    # Disturbed so much that a healthy network loses channels, which ones by the seed.
+    *(
+        ANP(eps=1, alpha=0, iterations=12, batch=16, momentum=0, tolerance=0.95, **more)
+        for more in ({"lr": 1}, {"lr": 5, "statistics": "batch", "steps": 2})
+    ),
+    CLP(u=0.5),
+    FinePruning(tolerance=0.3, epochs=2, batch=16),
     FineTune(epochs=2, batch=16),
+    FTSAM(epochs=2, batch=16),
+    *(
+        GradPrune(source=source, epochs=2, filters=2, patience=2, batch=16, folds=folds, **more)
+        for source, folds, more in (
+            (Oracle(), 3, {}),
+            (Oracle(), 1, {"still": False, "learn": "clean", "judge": "clean"}),
+            (Oracle(), 2, {"score": ByLot(), "masked": False}),
+            (Recovered(scan=NeuralCleanse(epochs=10, batch=16, success=0.5)), 2, {}),
+            (Surrogate(eps=0.3, steps=4, rows=30), 2, {"score": ByTaylor()}),
+        )
+    ),
+    IBAU(rounds=2, epochs=2, batch=16, steps=2),
+    IMS(first=6, second=3, batch=16, steps=2),
+    NAD(teacher_epochs=2, epochs=2, batch=16),
+    NeuralCleanseUnlearning(
+        scan=NeuralCleanse(epochs=8, batch=20, success=0.3), always=True, epochs=2, batch=16
+    ),
+    RNP(unlearn_epochs=2, unlearn_lr=0.1, recover_epochs=2, alpha=1, batch=16, tolerance=0.95),
+    SAU(epochs=2, batch=16, steps=2),
 ]
 # What they do follows from the network and the images alone.
-STILL: set[type[Repair]] = set()
+STILL: set[type[Repair]] = {CLP}
 COST = {"images", "forward", "backward", "seconds"}
 
 
