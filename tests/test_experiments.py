@@ -60,7 +60,8 @@ def test_a_repair_sees_training_and_validation_only(run, digits, model):
             return super().__call__(classifier, evidence, seed=rest["seed"])
 
     experiments.repair(run, model, digits, Spy([]), PLAN)
-    assert seen == [{"train": digits.train, "validation": digits.validation}]
+    nothing = {"trigger": None, "suspects": None}
+    assert seen == [{"train": digits.train, "validation": digits.validation, **nothing}]
 
 
 def test_the_model_that_came_in_is_not_changed(run, digits, model):

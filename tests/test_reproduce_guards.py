@@ -145,7 +145,7 @@ def test_each_guarded_case_has_its_time_beside_the_classifier_alone(cells):
 def test_what_was_published_and_what_is_smaller_stand_in_the_table(done, cells):
     assert cells["digits cae", "greybox:fgsm@0.2"]["paper"] == 0.9
     counts = "seed 0; train 200; validation 40; many 30; some 12; few 5; certified 6; samples 100"
-    said = f"size: {counts}; width of the network 2; epochs at most 2; cae with code=24"
+    said = f"size: {counts}; network width=2; cae with code=24; caps epochs=2"
     assert done[1]["about"] == ["digits are smaller", said]
 
 

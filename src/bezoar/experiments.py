@@ -340,20 +340,8 @@ def repair(
         checkpoints.save(before, model, classes=data.classes, shape=shape)
     sick = _measured(run, "before", model, images, plan, on_unit, data.validation)
 
-    after = run.path / "after.safetensors"
-    snapshot = run.snapshot("repair")
-    if after.exists():
-        repaired = deepcopy(model).eval()
-        checkpoints.load_weights(after, repaired)
-    else:
-        evidence = Evidence(data.train, data.validation)
-        done = method(model, evidence, seed=plan.seed, snapshot=snapshot, on_step=on_step)
-        repaired, cost = done.classifier, done.cost.as_dict()
-        record = {"name": type(method).__name__.lower(), "repr": repr(method)}
-        write_json(run.path / "repair.json", {**record, "rows": done.log, "cost": cost})
-        training = {"repair": repr(method), "seed": plan.seed, "data": data.name}
-        checkpoints.save(after, repaired, classes=data.classes, shape=shape, training=training)
-    snapshot.clear()
+    evidence = Evidence(data.train, data.validation)
+    repaired = cured(run, model, data, method, evidence, seed=plan.seed, on_step=on_step)
 
     well = _measured(run, "after", repaired, images, plan, on_unit, data.validation)
     table = [*plan.rows("before", sick), *plan.rows("after", well)]
@@ -371,6 +359,47 @@ def repair(
         "after": audit.suspicions(repaired, images, well),
     }
     return _finish(run, audit.results(run.notes, table, found, verdict))
+
+
+def cured(
+    run: Run,
+    model: nn.Module,
+    data: DataSet,
+    method: Repair,
+    evidence: Evidence,
+    *,
+    seed: int,
+    on_step: Callable[[Progress], None] = silent,
+) -> nn.Module:
+    """Repair a model, or read what was repaired; keep it, with its log and cost, in the run folder.
+
+    Args:
+        run: the run folder.
+        model: images to logits; not changed.
+        data: the classes and the shape of the images; its name goes into the record.
+        method: the repair.
+        evidence: what it may see.
+        seed: names all randomness.
+        on_step: told how far the repair is.
+    """
+    after, snapshot = run.path / "after.safetensors", run.snapshot("repair")
+    if after.exists():
+        repaired = deepcopy(model).eval()
+        checkpoints.load_weights(after, repaired)
+    else:
+        done = method(model, evidence, seed=seed, snapshot=snapshot, on_step=on_step)
+        repaired, cost = done.classifier, done.cost.as_dict()
+        about = (type(method).__doc__ or "").partition("\n")[0]
+        record = {"name": type(method).__name__.lower(), "about": about, "repr": repr(method)}
+        write_json(run.path / "repair.json", {**record, "rows": done.log, "cost": cost})
+        if done.found:
+            pictures = {name: picture.numpy() for name, picture in done.found.items()}
+            write_arrays(run.path / "found.safetensors", pictures)
+        training = {"repair": repr(method), "seed": seed, "data": data.name}
+        kept: dict[str, Any] = {"classes": data.classes, "shape": list(data.shape)}
+        checkpoints.save(after, repaired, **kept, training=training)
+    snapshot.clear()
+    return repaired
 
 
 def certified(

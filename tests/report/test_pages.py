@@ -3,14 +3,11 @@ import re
 import shutil
 import subprocess
 import sys
-from html import escape
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 
-from bezoar.repairs import REPAIRS
-from bezoar.report.cards import EXPLAINED
 from bezoar.report.pages import render
 
 from .conftest import write_arrays, write_json, write_measurement, write_run
@@ -70,25 +67,16 @@ def test_first_screen_answers_the_three_questions(text):
 
 
 @pytest.mark.parametrize(
-    ("name", "first"),
+    ("about", "first"),
     [
-        (
-            "correct",
-            "Trained on its own adversarial images with their true classes (adversarial training).",
-        ),
-        ("remove", "Training images were dropped and the network trained again."),
-        ("correct-online", "Trained against "),
-        ("<b>", "Trained against "),
+        ("Train on <twins>.", "Train on &lt;twins&gt;."),
+        ("", "Trained against "),
     ],
 )
-def test_a_known_repair_is_explained_below_its_name(run, name, first):
-    change(run / "repair.json", name=name, attack="pgd@0.1")
+def test_a_repair_is_explained_below_its_name_in_its_own_words(run, about, first):
+    change(run / "repair.json", name="<b>", about=about, attack="pgd@0.1")
     words = re.sub(r"\s+", " ", render(run))
-    assert f'<p class="answer">{escape(name)}</p> <p>{first}' in words
-
-
-def test_every_repair_that_can_be_asked_for_is_explained():
-    assert set(EXPLAINED) == set(REPAIRS)
+    assert f'<p class="answer">&lt;b&gt;</p> <p>{first}' in words
 
 
 def test_first_screen_shows_the_worst_case_with_interval_count_and_paired_change(text):

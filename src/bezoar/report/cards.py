@@ -12,13 +12,6 @@ from bezoar.report.tables import Cell, Table
 # A requirement of health, as an answer to "is it well?"; "is it sick?" has the opposite one.
 _ANSWERS = {"met": ("Yes", "good"), "not met": ("No", "bad"), "undecided": ("Undecided", "open")}
 
-EXPLAINED = {
-    "correct": (
-        "Trained on its own adversarial images with their true classes (adversarial training)."
-    ),
-    "remove": "Training images were dropped and the network trained again.",
-}
-
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
@@ -46,7 +39,7 @@ def cards(
     repaired = record.repair is not None
     first = [
         _state(record, table, found, suspicions, "before", "Is the model sick?", "sick"),
-        _treatment(record) if repaired else _no_treatment("after" in table.cases),
+        treatment(record) if repaired else _no_treatment("after" in table.cases),
     ]
     if "after" in table.cases:
         question = "Is it well now?"
@@ -103,11 +96,12 @@ def _state(
     )
 
 
-def _treatment(record: Record) -> Card:
+def treatment(record: Record) -> Card:
+    """What was done, in the words of the repair, and what it cost."""
     repair = record.repair or {}
     rounds = repair["rows"]
     name = str(repair.get("name") or "A repair")
-    lines = [EXPLAINED[name]] if name in EXPLAINED else []
+    lines = [str(repair["about"])] if repair.get("about") else []
     if repair.get("attack"):
         lines.append(f"Trained against {repair['attack']}.")
     count = sum(row["round"] > 0 for row in rounds)

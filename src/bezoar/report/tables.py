@@ -33,8 +33,13 @@ _AMOUNTS = frozenset(
         "memory",
         "difference",
         "excess",
+        "drop",
+        "gain",
+        "threshold",
     ]
 )
+# Differences of rates, and scores: they may be below zero.
+_SIGNED = frozenset(["excess", "drop", "gain", "threshold"])
 
 
 class Row(TypedDict):
@@ -61,8 +66,12 @@ def rate(metric: str) -> bool:
     >>> rate("transfer:fgsm@0.1"), rate("loss:fgsm@0.1"), rate("latency64")
     (True, False, False)
     """
-    head = metric.partition("@")[0].partition(":")[0]
+    head = _head(metric)
     return head not in _AMOUNTS and not head.startswith("latency")
+
+
+def _head(metric: str) -> str:
+    return metric.partition("@")[0].partition(":")[0]
 
 
 def distance(metric: str) -> bool:
@@ -138,7 +147,7 @@ def _validate_row(row: Any, where: str) -> None:
 
 
 def _range(metric: str) -> tuple[float, float, str]:
-    if metric == "excess":  # ours less another's
+    if _head(metric) in _SIGNED:
         return -math.inf, math.inf, "expected a finite number"
     if rate(metric):
         return 0.0, 1.0, "expected a number in [0, 1]"
@@ -206,7 +215,9 @@ def shown(value: float, metric: str) -> str:
         return f"{value:.4g}"
     if metric.startswith("loss"):
         return f"{value:.4f}"
-    if metric == "excess":
+    if metric == "threshold":
+        return f"{value:.4g}"
+    if _head(metric) in _SIGNED:
         return f"{100 * value:+.2f} %"
     if value == int(value):
         return f"{int(value):,}"

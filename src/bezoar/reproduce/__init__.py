@@ -6,7 +6,7 @@ from typing import Any
 
 from bezoar import recipes
 from bezoar.fit import Progress, silent
-from bezoar.reproduce import guards
+from bezoar.reproduce import backdoors, guards, scans, sized
 from bezoar.reproduce.cells import Reproduction
 from bezoar.reproduce.recipe import Recipe, read
 
@@ -23,8 +23,8 @@ def opened(
     results: Path = Path("results"),
     say: Callable[[str], None] = lambda line: None,
     on_step: Callable[[Progress], None] = silent,
-) -> Reproduction | guards.Reproduction:
-    """A recipe of repairs or of guards, ready to run.
+) -> Reproduction | guards.Reproduction | backdoors.Reproduction | scans.Reproduction:
+    """A recipe of repairs, of guards, of backdoors or of scans, ready to run.
 
     The run folder is by default ``runs/NAME-SIZE``, ``notes`` gives the provenance of a command,
     see ``runs.provenance``; all other arguments are as the two have them.
@@ -35,12 +35,19 @@ def opened(
         return there, notes(f"bezoar reproduce {name} --size {size}")
 
     more: Any = {"root": root, "only": only, "seeds": seeds, "say": say, "on_step": on_step}
-    if "subject" in recipes.read_toml(path):
-        of_guards = guards.read(path)
+    table = recipes.read_toml(path)
+    if "look" in table:
+        of_scans = sized.read(scans.Recipe, path)
+        return scans.Reproduction(of_scans, size, *place(of_scans.name), **more)
+    if "plant" in table:
+        of_backdoors = sized.read(backdoors.Recipe, path)
+        return backdoors.Reproduction(of_backdoors, size, *place(of_backdoors.name), **more)
+    if "subject" in table:
+        of_guards = sized.read(guards.Recipe, path)
         more["results"] = results
         return guards.Reproduction(of_guards, size, *place(of_guards.name), **more)
     recipe = read(path)
     return Reproduction(recipe, size, *place(recipe.name), **more)
 
 
-__all__ = ["Recipe", "Reproduction", "guards", "opened", "read"]
+__all__ = ["Recipe", "Reproduction", "backdoors", "guards", "opened", "read", "scans"]

@@ -5,7 +5,7 @@ be killed and started again.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +13,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-from bezoar import audit, checkpoints, checks, data, experiments, latency, models, recipes
+from bezoar import audit, checkpoints, checks, experiments, latency, models, recipes
 from bezoar.attacks.oracle import DRAWS
 from bezoar.certificates import certify
 from bezoar.data.imageset import DataSet
@@ -25,6 +25,7 @@ from bezoar.matrix import Access, Look, referee, rescored, rows
 from bezoar.referee import Measurement
 from bezoar.report import tables
 from bezoar.report.figures import Pixels, pictures
+from bezoar.reproduce.sized import Sets, network, told
 from bezoar.runs import FileSnapshot, Run
 from bezoar.sanity import Warning
 from bezoar.training import Training
@@ -193,7 +194,7 @@ class Reproduction:
             checks.known("seed", str(seed), [str(self.size.seed)])
         self._only = set(only or self._known)
         self._results = results
-        self._root, self._loaded = root, dict[str, DataSet]()
+        self._sets = Sets(root, train=self.size.train, validation=self.size.validation)
         self._models = dict[Path, nn.Module]()
         about = {"title": recipe.name, "recipe": vars(recipe), "size": size}
         self._run = Run(out, about, notes)
@@ -243,7 +244,7 @@ class Reproduction:
             if published is not None:
                 row["paper"] = published
         results = audit.results(self._notes, table, found)
-        results["about"] = [*self.recipe.about, f"size: {_told(self.size)}"]
+        results["about"] = [*self.recipe.about, f"size: {told(self.size)}"]
         results["figures"] = {
             file: f"{self._name(*pair)}: original, attacked, purified"
             for file, pair in self._purified().items()
@@ -288,14 +289,7 @@ class Reproduction:
         return self._folder(subject) / f"{case.name.replace(' ', '-')}-{what}.json"
 
     def _data(self, subject: Subject) -> DataSet:
-        if subject.data not in self._loaded:
-            whole = data.load(subject.data, root=self._root)
-            self._loaded[subject.data] = replace(
-                whole,
-                train=whole.train.at_most(self.size.train),
-                validation=whole.validation.at_most(self.size.validation),
-            )
-        return self._loaded[subject.data]
+        return self._sets[subject.data]
 
     def _network(self, subject: Subject, text: str, file: str) -> nn.Module:
         """One of the networks of a data set, trained now or read from its file, once."""
@@ -304,8 +298,6 @@ class Reproduction:
             return self._models[path]
         path.parent.mkdir(parents=True, exist_ok=True)
         kind, own = recipes.network(text)
-        if file == "network":
-            own |= self.size.network
         settings = recipes.capped(subject.training, self.size.caps)
         training: Training = recipes.build(Training, settings, "training")
         there = path.exists()
@@ -472,14 +464,6 @@ class Reproduction:
         return [audit.rate_row(name, self.size.seed, key, rate) for key, rate in rates.items()]
 
 
-def read(path: Path) -> Recipe:
-    """Read a recipe and refuse what is unknown in it, before anything is run."""
-    recipe: Recipe = recipes.build(Recipe, recipes.read_toml(path), path.name)
-    if recipe.format != 1:
-        raise ValueError(f"{path.name}: format={recipe.format}: expected 1; update bezoar")
-    return recipe
-
-
 def _by_case(results: Mapping[str, Any] | None) -> dict[str, list[audit.Row]]:
     """The rows of a results file by their case."""
     found: dict[str, list[audit.Row]] = {}
@@ -503,11 +487,9 @@ def _kept(earlier: Mapping[str, Any], cases: set[str]) -> list[dict[str, Any]]:
 
 def _subject(table: Mapping[str, Any], size: Size) -> Subject:
     subject: Subject = recipes.build(Subject, table, "subject")
-    (kind, _), _ = map(recipes.network, (subject.network, subject.other))
-    for name in size.network:
-        checks.known(f"{kind}: field", name, recipes.of_network(kind))
+    recipes.network(subject.other)
     recipes.build(Training, subject.training, f"subject {subject.data}.training")
-    return subject
+    return replace(subject, network=network(subject.network, size.network))
 
 
 def _case(table: Mapping[str, Any], size: Size) -> Case:
@@ -526,18 +508,3 @@ def _measure(table: Mapping[str, Any], cases: Sequence[str]) -> Measure:
     for name in measure.cases:
         checks.known("case", name, cases)
     return measure
-
-
-def _told(size: Size) -> str:
-    """A size for readers: what is smaller than all there is."""
-    numbers = {one.name: getattr(size, one.name) for one in fields(size)}
-    network, instead, caps = (numbers.pop(name) for name in ("network", "instead", "caps"))
-    for name in ("train", "validation"):
-        numbers[name] = numbers[name] or "all"
-    said = [f"{name} {value}" for name, value in numbers.items()]
-    said += [f"{name} of the network {value}" for name, value in network.items()]
-    said += [f"{name} at most {value}" for name, value in caps.items()]
-    for case, settings in instead.items():
-        less = ", ".join(f"{name}={value}" for name, value in settings.items())
-        said.append(f"{case} with {less}")
-    return "; ".join(said)

@@ -1,0 +1,480 @@
+"""Run a recipe of backdoors: victims, repairs by what the defender has, one table.
+
+Every victim, repaired network and cell is kept in the run folder as soon as it is done, so a
+reproduction may be killed and started again, and several processes may share it with ``only``.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import product
+from pathlib import Path
+from typing import Any, Literal
+
+from matplotlib.figure import Figure
+from torch import nn
+
+from bezoar import audit, checkpoints, checks, cures, experiments, planted, recipes
+from bezoar.backdoors import Facts, measure, triggered
+from bezoar.costs import Meter
+from bezoar.data.imageset import DataSet
+from bezoar.defence import accuracy
+from bezoar.files import read_json, write_json
+from bezoar.fit import Progress, silent
+from bezoar.repairs import Repair
+from bezoar.report.figures import pictures
+from bezoar.reproduce.sized import Sets, network, told
+from bezoar.results import Rate
+from bezoar.runs import Run
+from bezoar.training import Training
+from bezoar.triggers import AllToOne, Fitted, Trigger
+
+SHOWN = 4  # images of a gallery
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """How much of everything an experiment uses.
+
+    Args:
+        samples: draws of the defender's images for each victim.
+        budgets: images of each class that he has.
+        train, test: first images of the splits; 0 is all.
+        network: fields of the networks instead of those of the set, for example the width.
+        training: settings of the victims' trainings instead of those of the set.
+        instead: settings of a repair instead of its own, by its name, by ``DATA NAME``, or by
+            ``DATA NAME spcN``; the closer one counts.
+        caps: what a setting of that name may be at most, in any training or repair.
+    """
+
+    samples: int = 3
+    budgets: list[int] = field(default_factory=lambda: [2, 10])
+    train: int = 0
+    test: int = 0
+    network: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+    instead: dict[str, dict[str, Any]] = field(default_factory=dict)
+    caps: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """A data set and the network that is made sick on it.
+
+    Args:
+        data: name of the data set.
+        network: name and fields.
+        training: of victims and of the clean control, settings of ``Training``.
+        target: class of the triggered images.
+    """
+
+    data: str
+    network: str
+    training: dict[str, Any] = field(default_factory=dict)
+    target: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plant:
+    """A backdoor.
+
+    Args:
+        name: in the table.
+        trigger: name and settings.
+        rate: share of the training images that is poisoned.
+        data: the data sets that it is planted on; all if empty.
+        victims: seeds of the victims.
+    """
+
+    name: str
+    trigger: dict[str, Any]
+    rate: float = 0.1
+    data: list[str] = field(default_factory=list)
+    victims: list[int] = field(default_factory=lambda: [0])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cure:
+    """A repair by what it has.
+
+    Args:
+        name: in the table.
+        repair: name and settings.
+        source: where its triggered images are from; printed in the case.
+        attacks: names of the backdoors that get it; all if empty.
+        data: the data sets; all if empty.
+        budgets: images of each class; those of the size if empty.
+    """
+
+    name: str
+    repair: dict[str, Any]
+    source: Literal["none", "oracle", "recovered", "surrogate"] = "none"
+    attacks: list[str] = field(default_factory=list)
+    data: list[str] = field(default_factory=list)
+    budgets: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """Two repairs of the same victims with the same images, and what one has over the other.
+
+    Rows ``gain:clean``, ``gain:ra`` and ``gain:asr``: how much higher the first one's rates are.
+
+    Args:
+        name: in the table, in place of that of a repair.
+        first, second: ``NAME SOURCE`` of repairs.
+    """
+
+    name: str
+    first: str
+    second: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A whole experiment with backdoors as data.
+
+    Args:
+        format: of the recipe, 1.
+        name: of the results file.
+        paper: what is reproduced.
+        about: how it differs from the papers; printed above the table.
+        published: by case, by metric, what was published; shown beside what is measured.
+        sizes: tables of ``Size``.
+        subject: tables of ``Subject``.
+        plant: tables of ``Plant``.
+        cure: tables of ``Cure``.
+        pair: tables of ``Pair``.
+    """
+
+    format: int
+    name: str
+    paper: str
+    about: list[str]
+    sizes: dict[str, dict[str, Any]]
+    subject: list[dict[str, Any]]
+    plant: list[dict[str, Any]]
+    cure: list[dict[str, Any]]
+    pair: list[dict[str, Any]] = field(default_factory=list)
+    published: dict[str, dict[str, float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One repair of one victim with one draw of the defender's images.
+
+    Row ``seed`` of the table is ten times that of the victim and the number of the draw.
+    """
+
+    subject: Subject
+    plant: Plant
+    victim: int
+    cure: Cure
+    budget: int
+    sample: int
+
+    @property
+    def case(self) -> str:
+        named = (self.subject.data, self.plant.name, self.cure.name, self.cure.source)
+        return f"{' '.join(named)} spc{self.budget}"
+
+    @property
+    def seed(self) -> int:
+        return 10 * self.victim + self.sample
+
+
+class Reproduction:
+    """A recipe of backdoors at one size, in one run folder.
+
+    Args:
+        recipe: as ``read`` gives it.
+        size: one of its sizes.
+        out: the run folder.
+        notes: provenance, see ``runs.provenance``.
+        root: where the data sets are.
+        only: backdoors to work on in this process, ``DATA ATTACK``; all if empty.
+        seeds: seeds of victims to work on; all if empty.
+        say: told a line when something is done.
+        on_step: told how far a training is.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        size: str,
+        out: Path,
+        notes: dict[str, str],
+        *,
+        root: Path | None = None,
+        only: Sequence[str] = (),
+        seeds: Sequence[int] = (),
+        say: Callable[[str], None] = lambda line: None,
+        on_step: Callable[[Progress], None] = silent,
+    ) -> None:
+        checks.known("size", size, recipe.sizes)
+        self.size: Size = recipes.build(Size, recipe.sizes[size], f"sizes.{size}")
+        checks.at_least("samples", self.size.samples, 1)
+        self.recipe, self._say, self._on_step, self._notes = recipe, say, on_step, notes
+        self._subjects = [_subject(table, self.size) for table in recipe.subject]
+        self._plants = [_plant(table) for table in recipe.plant]
+        self._cures = [_cure(table) for table in recipe.cure]
+        _require_known(self.size.instead, self._subjects, self._cures, self.size.budgets)
+        for subject, cure in product(self._subjects, self._cures):
+            for budget in cure.budgets or self.size.budgets:
+                _sized(cure, subject.data, budget, self.size)  # refuses what is wrong in it
+        self._pairs: list[Pair] = [recipes.build(Pair, table, "pair") for table in recipe.pair]
+        for pair in self._pairs:
+            for side in (pair.first, pair.second):
+                checks.known("repair", side, [f"{one.name} {one.source}" for one in self._cures])
+        for cure in self._cures:
+            for name in cure.attacks:
+                checks.known("attack", name, [plant.name for plant in self._plants])
+        known = [f"{s.data} {p.name}" for s, p, _ in self._victims()]
+        for name in only:
+            checks.known("attack", name, known)
+        every = sorted({victim for _, _, victim in self._victims()})
+        for seed in seeds:
+            checks.known("seed", str(seed), map(str, every))
+        self._complete = not only and not seeds
+        self._only, self._seeds = set(only or known), set(seeds or every)
+        self._sets = Sets(root, train=self.size.train, test=self.size.test)
+        about = {"title": recipe.name, "recipe": vars(recipe), "size": size}
+        self._run = Run(out, about, notes)
+
+    def __call__(self) -> dict[str, Any] | None:
+        """Do what is not done yet; return the results, or nothing where it is only a part."""
+        for subject, plant, victim in self._victims():
+            if f"{subject.data} {plant.name}" in self._only and victim in self._seeds:
+                self._sick(subject, plant, victim)
+                for cell in self._cells(subject, plant, victim):
+                    self._cured(cell)
+        return self.table() if self._complete else None
+
+    def table(self) -> dict[str, Any]:
+        """The results of what is done by now; cells that are not are named under ``missing``.
+
+        Raises:
+            ValueError: nothing is done.
+        """
+        table: list[audit.Row] = []
+        missing: dict[str, None] = {}
+        for subject in self._subjects:
+            path = self._control(subject)[1]
+            table += read_json(path)["rows"] if path.exists() else []
+        for subject, plant, victim in self._victims():
+            path = self._folder(subject, plant, victim) / "sick.json"
+            name = f"{subject.data} {plant.name} none none spc0, seed {10 * victim}"
+            for place, what in [
+                (path, name),
+                *(
+                    (self._cell(cell), f"{cell.case}, seed {cell.seed}")
+                    for cell in self._cells(subject, plant, victim)
+                ),
+            ]:
+                if place.exists():
+                    table += read_json(place)["rows"]
+                else:
+                    missing[what] = None
+        if not table:
+            raise ValueError(f"{self._run.path}: expected measured cells, found none")
+        for pair in self._pairs:
+            table += _gains(pair, table)
+        for row in table:
+            published = self.recipe.published.get(row["case"], {}).get(row["metric"])
+            if published is not None:
+                row["paper"] = published
+        results = audit.results(self._notes, table, {})
+        results["about"] = [*self.recipe.about, f"size: {told(self.size)}"]
+        results["figures"] = {file: text for file, (text, _) in self._stamped().items()}
+        return {**results, "missing": list(missing)} if missing else results
+
+    def figures(self) -> dict[str, Figure]:
+        """Test images with and without each trigger, by file name."""
+        return {file: figure for file, (_, figure) in self._stamped().items()}
+
+    # ---------------------------------------------------------------- what is done, and where
+
+    def _victims(self) -> Iterator[tuple[Subject, Plant, int]]:
+        for subject in self._subjects:
+            for plant in self._plants:
+                if not plant.data or subject.data in plant.data:
+                    for victim in plant.victims:
+                        yield subject, plant, victim
+
+    def _cells(self, subject: Subject, plant: Plant, victim: int) -> Iterator[Cell]:
+        for cure in self._cures:
+            fits = not cure.data or subject.data in cure.data
+            if fits and plant.name in (cure.attacks or [plant.name]):
+                for budget in cure.budgets or self.size.budgets:
+                    sized = _sized(cure, subject.data, budget, self.size)
+                    for sample in range(self.size.samples):
+                        yield Cell(subject, plant, victim, sized, budget, sample)
+
+    def _folder(self, subject: Subject, plant: Plant, victim: int) -> Path:
+        return self._run.path / subject.data / f"{plant.name}-{victim}"
+
+    def _cell(self, cell: Cell) -> Path:
+        folder = self._folder(cell.subject, cell.plant, cell.victim)
+        name = f"{cell.cure.name}-{cell.cure.source}-spc{cell.budget}-{cell.sample}"
+        return folder / f"{name.replace(' ', '-')}.json"
+
+    def _data(self, subject: Subject) -> DataSet:
+        return self._sets[subject.data]
+
+    # ---------------------------------------------------------------------------- sick networks
+
+    def _control(self, subject: Subject) -> tuple[Path, Path]:
+        """Model and cell of the network that is trained the same way on clean images."""
+        folder = self._run.path / subject.data
+        return folder / "clean.safetensors", folder / "clean.json"
+
+    def _clean(self, subject: Subject) -> nn.Module:
+        """The clean control; the attacker fits his trigger on it where that is asked for."""
+        path, cell = self._control(subject)
+        whole, (kind, own) = self._data(subject), recipes.network(subject.network)
+        training: Training = recipes.build(Training, subject.training, "training")
+        experiments.trained(path, kind, whole, training, seed=0, fields=own, on_step=self._on_step)
+        model = checkpoints.load(path).model
+        if not cell.exists():
+            share = accuracy(model, whole.test, Meter())
+            right = Rate(round(share * len(whole.test)), len(whole.test))
+            case = f"{subject.data} none none none spc0"
+            write_json(cell, {"rows": [audit.rate_row(case, 0, "clean", right)]})
+            self._say(f"{case}: clean {right}")
+        return model
+
+    def _sick(self, subject: Subject, plant: Plant, victim: int) -> nn.Module:
+        """A victim, trained now or read from its file, and measured."""
+        folder = self._folder(subject, plant, victim)
+        path, cell = folder / "sick.safetensors", folder / "sick.json"
+        clean = self._clean(subject)
+        if cell.exists():
+            return checkpoints.load(path).model
+        folder.mkdir(parents=True, exist_ok=True)
+        trigger: Trigger = recipes.method(Trigger, plant.trigger, plant.name)
+        kind, own = recipes.network(subject.network)
+        planted.plant(
+            path,
+            kind,
+            self._data(subject),
+            recipes.build(Training, subject.training, "training"),
+            trigger,
+            AllToOne(subject.target),
+            rate=plant.rate,
+            seed=victim,
+            network=own,
+            clean=clean if isinstance(trigger, Fitted) else None,
+            on_step=self._on_step,
+        )
+        model = checkpoints.load(path).model
+        facts, case = self._facts(subject, path, model), f"{subject.data} {plant.name} none none"
+        found = cures.rows(f"{case} spc0", 10 * victim, facts)
+        write_json(cell, {"rows": found})
+        self._say(f"{case} spc0, seed {10 * victim}: clean {facts.accuracy}, asr {facts.asr}")
+        return model
+
+    def _facts(self, subject: Subject, path: Path, model: nn.Module) -> Facts:
+        secret, test = planted.read(path), self._data(subject).test
+        return measure(model, test, triggered(test, secret.trigger, secret.aim))
+
+    # ------------------------------------------------------------------------- repaired networks
+
+    def _cured(self, cell: Cell) -> None:
+        place = self._cell(cell)
+        if place.exists():
+            return
+        folder = self._folder(cell.subject, cell.plant, cell.victim)
+        path = folder / "sick.safetensors"
+        model, secret = checkpoints.load(path).model, planted.read(path)
+        repair: Repair = recipes.method(Repair, cell.cure.repair, cell.cure.name)
+        given = cures.evidence(self._data(cell.subject), secret, cell.budget, seed=cell.seed)
+        snapshot = self._run.snapshot(f"{folder.parent.name}-{folder.name}-{place.stem}")
+        done = repair(model, given, seed=cell.seed, snapshot=snapshot, on_step=self._on_step)
+        before = self._facts(cell.subject, path, model)
+        after = self._facts(cell.subject, path, done.classifier)
+        cost = done.cost.as_dict()
+        found = cures.rows(cell.case, cell.seed, after, before=before, cost=cost)
+        write_json(place, {"rows": found, "log": done.log, "repair": repr(repair)})
+        snapshot.clear()
+        told = f"clean {after.accuracy}, asr {after.asr}, ra {after.ra}"
+        self._say(f"{cell.case}, seed {cell.seed}: {told}, {cost['seconds']:.0f} s")
+
+    # ---------------------------------------------------------------------------------- pictures
+
+    def _stamped(self) -> dict[str, tuple[str, Figure]]:
+        """For each data set its first victims' triggers on some test images."""
+        found: dict[str, tuple[str, Figure]] = {}
+        for subject in self._subjects:
+            test = self._data(subject).test
+            x, _ = test.batch(slice(SHOWN))
+            columns = [("clean", x)]
+            for other, plant, victim in self._victims():
+                path = self._folder(other, plant, victim) / "sick.safetensors"
+                if other is subject and victim == plant.victims[0] and path.exists():
+                    columns.append((plant.name, planted.read(path).trigger.stamp(x)))
+            if len(columns) > 1:
+                rows = [
+                    [(images[k].numpy(), name) for name, images in columns] for k in range(len(x))
+                ]
+                file = f"{self.recipe.name}-{subject.data}.png"
+                found[file] = f"{subject.data}: triggers", pictures(rows)
+        return found
+
+
+def _subject(table: Mapping[str, Any], size: Size) -> Subject:
+    subject: Subject = recipes.build(Subject, table, "subject")
+    training = recipes.capped({**subject.training, **size.training}, size.caps)
+    recipes.build(Training, training, f"subject {subject.data}.training")
+    return replace(subject, network=network(subject.network, size.network), training=training)
+
+
+def _plant(table: Mapping[str, Any]) -> Plant:
+    plant: Plant = recipes.build(Plant, table, "plant")
+    recipes.method(Trigger, plant.trigger, f"plant {plant.name}")
+    return plant
+
+
+def _cure(table: Mapping[str, Any]) -> Cure:
+    cure: Cure = recipes.build(Cure, table, "cure")
+    recipes.method(Repair, cure.repair, f"cure {cure.name}")
+    return cure
+
+
+def _sized(cure: Cure, of: str, budget: int, size: Size) -> Cure:
+    """A repair with the settings that it has at a size."""
+    settings = dict(cure.repair)
+    for key in (cure.name, f"{of} {cure.name}", f"{of} {cure.name} spc{budget}"):
+        settings |= size.instead.get(key, {})
+    made = recipes.method(Repair, settings, f"cure {cure.name}")
+    own = {name: getattr(made, name) for name in size.caps if hasattr(made, name)}
+    return replace(cure, repair={**settings, **recipes.capped(own, size.caps)})
+
+
+def _require_known(
+    instead: Mapping[str, Any],
+    subjects: Sequence[Subject],
+    cures_: Sequence[Cure],
+    budgets: Sequence[int],
+) -> None:
+    names = [cure.name for cure in cures_]
+    names += [f"{subject.data} {cure.name}" for subject, cure in product(subjects, cures_)]
+    closest = product(subjects, cures_, {*budgets, *(b for cure in cures_ for b in cure.budgets)})
+    names += [f"{subject.data} {cure.name} spc{budget}" for subject, cure, budget in closest]
+    for name in instead:
+        checks.known("repair", name, names)
+
+
+def _gains(pair: Pair, table: Sequence[audit.Row]) -> list[audit.Row]:
+    """What the first of two repairs has over the second, cell by cell."""
+    values = {(row["case"], row["seed"], row["metric"]): row for row in table}
+    found = []
+    for (case, seed, metric), row in values.items():
+        before, side, after = case.partition(f" {pair.first} ")
+        if not side or metric not in ("clean", "ra", "asr"):
+            continue
+        other = values.get((f"{before} {pair.second} {after}", seed, metric))
+        if other is not None:
+            # The source stands once: that of the first.
+            named = f"{before} {pair.name} {pair.first.split()[-1]} {after}"
+            gain = row["value"] - other["value"]
+            found.append({**audit.number_row(named, seed, f"gain:{metric}", gain), "n": row["n"]})
+    return found
