@@ -175,6 +175,8 @@ def test_a_part_is_worked_on_alone_and_what_is_missing_is_named(tmp_path):
         written(tmp_path), "one", tmp_path / "run", lambda command: NOTES, only=["digits rounded"]
     )
     assert work() is None
+    there = sorted(path.name for path in (tmp_path / "run" / "digits").glob("*.safetensors"))
+    assert there == ["network.safetensors", "other.safetensors", "rounded.safetensors"]
     assert work.table()["missing"] == [
         "digits none",
         "digits cae",

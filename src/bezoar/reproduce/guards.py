@@ -288,6 +288,10 @@ class Reproduction:
     def _cell(self, subject: Subject, case: Case, what: str = "cell") -> Path:
         return self._folder(subject) / f"{case.name.replace(' ', '-')}-{what}.json"
 
+    def _file(self, subject: Subject, case: Case) -> Path:
+        """The guarded network of a case."""
+        return self._folder(subject) / f"{case.name.replace(' ', '-')}.safetensors"
+
     def _data(self, subject: Subject) -> DataSet:
         return self._sets[subject.data]
 
@@ -317,7 +321,7 @@ class Reproduction:
 
     def _model(self, subject: Subject, case: Case) -> nn.Module:
         """The guarded network of a case, made now or read from its file, once."""
-        path = self._folder(subject) / f"{case.name.replace(' ', '-')}.safetensors"
+        path = self._file(subject, case)
         if path in self._models:
             return self._models[path]
         network = self._network(subject, subject.network, "network")
@@ -372,7 +376,9 @@ class Reproduction:
         judge = referee(look, model, images, seed=self.size.seed, other=other)
         if judge is None:
             return None
-        first = next(one for _, one in self._pairs() if one.guard)
+        # The first that there is: none is trained for this alone.
+        there = (one for of, one in self._pairs() if of is subject and self._file(of, one).exists())
+        first = next(there, case)
         if access in ("greybox", "transfer") and case.guard and case != first:
             # Who does not know the guard makes the same images, whatever it is before his network.
             made = self._measured(subject, first, self._model(subject, first), measure, access)
