@@ -279,8 +279,8 @@ class SGD:
         checks.in_range("weight_decay", self.weight_decay, 0)
 
     def __call__(self, parameters: Iterable[nn.Parameter], lr: float) -> torch.optim.Optimizer:
-        settings = {"momentum": self.momentum, "weight_decay": self.weight_decay}
-        return torch.optim.SGD(parameters, lr=lr, **settings)
+        decay, momentum = self.weight_decay, self.momentum
+        return torch.optim.SGD(parameters, lr=lr, momentum=momentum, weight_decay=decay)
 
 
 SCHEDULES: Mapping[str, Callable[[float], float]] = {"constant": constant, "cosine": cosine}
