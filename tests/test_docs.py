@@ -11,7 +11,7 @@ from bezoar.attacks import ATTACKS
 from bezoar.guards import GUARDS
 from bezoar.repairs import REPAIRS
 from bezoar.report.findings import MEANINGS
-from bezoar.scans import MODEL_SCANS
+from bezoar.scans import DATA_SCANS, MODEL_SCANS
 from bezoar.triggers import TRIGGERS
 
 ROOT = Path(__file__).parents[1]
@@ -31,7 +31,9 @@ def test_the_documentation_builds_without_a_warning(tmp_path):
     assert (built.returncode, built.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("method", [*ATTACKS, *REPAIRS, *GUARDS, *TRIGGERS, *MODEL_SCANS])
+@pytest.mark.parametrize(
+    "method", [*ATTACKS, *REPAIRS, *GUARDS, *TRIGGERS, *MODEL_SCANS, *DATA_SCANS]
+)
 def test_every_method_has_a_page_that_names_it(method):
     page = (ROOT / "docs" / "methods" / f"{method}.md").read_text("utf-8")
     assert page.startswith(f"# `{method}`")

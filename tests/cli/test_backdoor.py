@@ -1,5 +1,7 @@
 """``bezoar backdoor``: what it writes is a model for every other verb."""
 
+import json
+
 import pytest
 from PIL import Image
 
@@ -108,3 +110,43 @@ def test_a_blind_scan_says_that_it_saw_no_images(work, capsys, name):
 )
 def test_refusals_of_scans(refused, words, reason):
     assert reason in refused(*SCAN, *words)
+
+
+class TestSift:
+    WORDS = ("backdoor", "sift", "--data", "digits", "--threads", "1")
+
+    @pytest.fixture
+    def sick(self, work):
+        assert cli.run([*PLANT, "--out", "sick.safetensors"]) == 0
+        return "sick.safetensors"
+
+    def test_says_how_much_of_the_poison_is_flagged_and_keeps_the_scores(self, sick, work, capsys):
+        capsys.readouterr()
+        more = ("--with", "spectral-signatures", "--out", "rows.json", "--images", "500")
+        assert cli.run([*self.WORDS, sick, "--backdoor", sick, *more]) in (0, 1)
+        said = capsys.readouterr().out.splitlines()
+        assert "digits/train, poisoned, 500 images, through sick.safetensors" in said[0]
+        told = {line.partition(":")[0]: line for line in said}
+        assert told["poison that is flagged"].endswith(")")
+        kept = json.loads((work / "rows.json").read_text())
+        assert {len(kept[name]) for name in ("index", "label", "score", "flagged")} == {500}
+        flagged = int(told["flagged images"].split()[-1])
+        assert sum(kept["flagged"]) == flagged > 0
+
+    def test_without_a_secret_it_sifts_the_training_split(self, work, capsys):
+        words = [*self.WORDS, "base.safetensors", "--with", "activation-clustering"]
+        assert cli.run(words) == 0
+        said = capsys.readouterr().out
+        assert "no poison found" in said
+        assert "poison that is flagged" not in said
+
+    def test_what_was_stamped_in_the_loop_has_no_rows(self, work, capsys):
+        assert cli.run([*PLANT, "--with", "bpp:levels=3", "--out", "bpp.safetensors"]) == 0
+        capsys.readouterr()
+        words = [*self.WORDS, "bpp.safetensors", "--backdoor", "bpp.safetensors"]
+        assert cli.run(words) == 2
+        assert "expected one with a list of poisoned rows" in capsys.readouterr().err
+
+    def test_a_scan_of_models_is_none_of_data(self, refused):
+        reason = refused(*self.WORDS, "base.safetensors", "--with", "mm-bd")
+        assert "scan of data 'mm-bd': expected one of" in reason

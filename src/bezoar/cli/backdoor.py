@@ -180,6 +180,86 @@ def scan(
     return int(found.accused)
 
 
+@app.command("sift")
+def sift(
+    model: options.Model = None,
+    method: Annotated[
+        str,
+        typer.Option("--with", help="Scan of data, NAME or NAME:FIELD=VALUE,... (bezoar list)."),
+    ] = "scan-em",
+    data: options.Data = "digits",
+    backdoor: Annotated[
+        Path | None,
+        typer.Option(help="Planted model file: sift what it was trained on, and say how well."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="File to write, NAME.json: position, label and score of each image."),
+    ] = None,
+    images: Annotated[
+        int, typer.Option(min=0, help="How many training images are sifted; 0 is all.")
+    ] = 0,
+    seed: options.Seed = 0,
+    factory: options.Factory = None,
+    weights: options.Weights = None,
+    data_root: options.DataRoot = None,
+    image_size: options.ImageSize = None,
+    threads: options.Threads = 0,
+) -> int:
+    """Look for poison among training images, through a model that was trained on them.
+
+    The validation split is what the scan trusts. The exit code is 1 where the scan accuses.
+
+    Example: bezoar backdoor sift sick.safetensors --data mnist --backdoor sick.safetensors
+    """
+    from bezoar import backdoors, cures, planted, recipes
+    from bezoar.cli import screen, subject
+    from bezoar.files import write_json
+    from bezoar.scans import DataScan
+
+    subject.threads(threads)
+    made: DataScan = recipes.method(DataScan, method, "--with")
+    if out is not None:
+        subject.writable(out, suffix=".json")
+    named = subject.subject(model, factory, weights)
+    whole = subject.dataset(data, data_root, image_size, named.shape)
+    subject.tested(named, whole, 1)
+    suspects, rows = whole.train, None
+    if backdoor is not None:
+        secret = planted.read(backdoor)
+        poisoned = cures.evidence(whole, secret, 0, seed=seed).suspects
+        if poisoned is None:
+            found = f"--backdoor={backdoor}: a trigger that was stamped in the training loop"
+            raise ValueError(f"{found}: expected one with a list of poisoned rows")
+        suspects, rows = poisoned, secret.rows
+    suspects = suspects.at_most(images)
+    with screen.screen() as bars:
+        finding = made(named.model, suspects, whole.validation, seed=seed, on_step=bars.on_step)
+    assert finding.rows is not None  # of every scan of data
+    assert finding.flagged is not None
+    print(f"{method} of {suspects.name}, {len(suspects)} images, through {named.about['file']}")
+    print(f"score: {finding.score:.2f}, accused above {finding.threshold:.2f}")
+    print(f"verdict: {'poison' if finding.accused else 'no poison found'}")
+    if finding.suspect is not None:
+        print(f"suspected class: {whole.classes[finding.suspect]}")
+    print(f"flagged images: {int(finding.flagged.sum())}")
+    if rows is not None:
+        told = backdoors.sifted(finding, rows[rows < len(suspects)])
+        print(f"poison that is flagged: {told.caught}")
+        print(f"other images that are flagged: {told.alarms}")
+        print(f"area under the curve: {told.auc}")
+    if out is not None:
+        columns = {
+            "index": suspects.index.tolist(),
+            "label": suspects.labels.tolist(),
+            "score": finding.rows.tolist(),
+            "flagged": finding.flagged.tolist(),
+        }
+        write_json(out, {"format": 1, "scan": method, "data": suspects.name, **columns})
+        print(f"scores: {out}")
+    return int(finding.accused)
+
+
 def _drawn(out: Path, found: "Finding") -> str:
     if found.mask is None or found.pattern is None:
         return "none, as no trigger was found"

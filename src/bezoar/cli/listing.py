@@ -10,7 +10,7 @@ def listing() -> None:
     from bezoar.attacks import ATTACKS
     from bezoar.guards import GUARDS
     from bezoar.repairs import REPAIRS
-    from bezoar.scans import MODEL_SCANS
+    from bezoar.scans import DATA_SCANS, MODEL_SCANS
     from bezoar.triggers import TRIGGERS
 
     def settings(kind: type) -> str:
@@ -34,6 +34,7 @@ def listing() -> None:
         ("guards", GUARDS),
         ("triggers", TRIGGERS),
         ("scans of models", MODEL_SCANS),
+        ("scans of data", DATA_SCANS),
     ):
         print(title)
         for name, method in table.items():
