@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from bezoar import cli
+from bezoar import cli, cures
 
 TRAIN = ("--epochs", "4", "--threads", "1", "--lr", "3e-3")
 
@@ -33,6 +33,10 @@ def test_measures_the_backdoor_before_and_after(work, sick, capsys):
     assert repaired(sick, "--with", method, "--spc", "8") == 0
     said = capsys.readouterr().out
     assert "repaired model: run/after.safetensors" in said
+    assert "report: run/report.html" in said
+    page = (work / "run" / "report.html").read_text()
+    assert "wanted: <strong>0</strong>" in page
+    assert "the true trigger, which no defender has" in page
     found = values()
     assert set(found) == {
         *(("before", name) for name in ("clean", "asr", "ra")),
@@ -47,6 +51,25 @@ def test_measures_the_backdoor_before_and_after(work, sick, capsys):
     assert repaired(sick, "--with", method, "--spc", "8") == 0
     assert (work / "run" / "repair.json").read_bytes() == log
     assert values() == found
+    assert (work / "run" / "report.html").read_text() == page
+
+
+def test_the_path_of_pruning_goes_on_where_it_was_interrupted(work, sick, monkeypatch):
+    words = ("--with", "grad-prune:source=oracle,filters=3,alpha=1,epochs=0", "--spc", "8")
+    assert repaired(sick, *words) == 0
+    path = work / "run" / "path.json"
+    whole = path.read_bytes()
+    path.unlink()
+    # Before, after and the first point of the path; the next one is not there.
+    left = iter([cures.measure] * 3)
+    monkeypatch.setattr(cures, "measure", lambda *args, **more: next(left)(*args, **more))
+    with pytest.raises(StopIteration):
+        repaired(sick, *words)
+    assert (work / "run" / "snapshots" / "path.safetensors").exists()
+    monkeypatch.undo()
+    monkeypatch.chdir(work)
+    assert repaired(sick, *words) == 0
+    assert path.read_bytes() == whole
 
 
 @pytest.mark.parametrize(

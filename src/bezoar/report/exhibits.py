@@ -69,9 +69,9 @@ def exhibits(record: Record, found: Headline | None) -> list[Exhibit]:
             shots.append(
                 Shot(
                     case=one.case,
-                    change=_png(change),
+                    change=png(change),
                     factor=factor,
-                    adversarial=_png(x_adv),
+                    adversarial=png(x_adv),
                     clean_said=record.class_name(clean_said),
                     clean_right=clean_said == label,
                     said=record.class_name(said),
@@ -79,11 +79,11 @@ def exhibits(record: Record, found: Headline | None) -> list[Exhibit]:
                 )
             )
         name = record.class_name(label)
-        shown.append(Exhibit(index=index, label=name, clean=_png(x), shots=tuple(shots)))
+        shown.append(Exhibit(index=index, label=name, clean=png(x), shots=tuple(shots)))
     return shown
 
 
-def _png(image: Pixels) -> str:
+def png(image: Pixels) -> str:
     """The image as a data URI."""
     file = io.BytesIO()
     Image.fromarray(figures.picture(image)).save(file, "PNG", optimize=True)

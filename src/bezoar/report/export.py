@@ -5,12 +5,18 @@ from pathlib import Path
 from types import MappingProxyType
 
 from bezoar.files import write_text
-from bezoar.report import pages, tables
+from bezoar.report import backdoor_page, pages, tables
+from bezoar.report.backdoor_record import of_backdoor
 from bezoar.report.record import read
+
+
+def _page(run: Path) -> str:
+    return backdoor_page.render(run) if of_backdoor(run) else pages.render(run)
+
 
 FORMATS: Mapping[str, tuple[str, Callable[[Path], str]]] = MappingProxyType(
     {
-        "html": ("report.html", lambda run: pages.render(run)),
+        "html": ("report.html", _page),
         "csv": ("tables/results.csv", lambda run: tables.csv(read(run).rows)),
         "tex": ("tables/results.tex", lambda run: tables.latex(tables.wide(read(run).rows))),
         "md": ("tables/results.md", lambda run: tables.markdown(tables.wide(read(run).rows))),

@@ -155,15 +155,22 @@ def roc(detectors: Sequence[Detector]) -> Figure:
 
 
 def repair_progress(rows: Sequence[Mapping[str, float]]) -> Figure:
-    """Loss, clean accuracy and accuracy under attack by round, one small panel for each.
+    """Rates and losses by round, one small panel for each.
 
     Args:
-        rows: the repair's log: ``round`` and any of ``loss``, ``clean``, ``robust``.
+        rows: the repair's log: ``round`` and any of ``clean``, ``robust``, ``loss``, ``clean_loss``
+            and ``trigger_loss``.
 
     Raises:
-        ValueError: no row has any of the three.
+        ValueError: no row has any of these.
     """
-    panels = {"clean": "clean accuracy", "robust": "accuracy under attack", "loss": "loss"}
+    panels = {
+        "clean": "clean accuracy",
+        "robust": "accuracy under attack",
+        "loss": "loss",
+        "clean_loss": "loss on clean images",
+        "trigger_loss": "loss on triggered images",
+    }
     shown = [name for name in panels if any(name in row for row in rows)]
     if not shown:
         raise ValueError(f"rows={rows!r:.80}: expected rounds with {', '.join(panels)}")
@@ -176,11 +183,54 @@ def repair_progress(rows: Sequence[Mapping[str, float]]) -> Figure:
             _line(axes, rounds, [row[name] for row in logged], name, number=1)
             axes.set_title(panels[name])
             axes.margins(y=0.15)
-            if name != "loss":
+            if name in ("clean", "robust"):
                 axes.yaxis.set_major_formatter(PercentFormatter(1))
             axes.yaxis.set_major_locator(MaxNLocator(4))
         grid[-1, 0].set_xlabel("round")
         grid[-1, 0].xaxis.set_major_locator(MaxNLocator(integer=True))
+    return figure
+
+
+def pruning_path(curves: Mapping[str, Sequence[Cell]]) -> Figure:
+    """Rates after each filter that went, and apart from them those of the repaired model.
+
+    Args:
+        curves: by what the legend says, one cell before any filter went, one after each, and the
+            last one of the repaired model; all of one length, 2 at least.
+
+    Raises:
+        ValueError: there is no curve, or one of another length.
+    """
+    lengths = {len(cells) for cells in curves.values()}
+    if len(lengths) != 1 or min(lengths) < 2:
+        found = {label: len(cells) for label, cells in curves.items()}
+        raise ValueError(f"curves of lengths {found}: expected one length of 2 at least")
+    went = lengths.pop() - 2
+    end = went + max(1.0, 0.15 * went)
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(4.4, 3.1), layout="constrained")
+        axes = figure.subplots()
+        for number, (label, cells) in enumerate(curves.items()):
+            colour, _, marker = _LINES[number % len(_LINES)]
+            low = [cell.value if cell.low is None else cell.low for cell in cells]
+            high = [cell.value if cell.high is None else cell.high for cell in cells]
+            values = [cell.value for cell in cells]
+            x = list(range(went + 1))
+            axes.fill_between(x, low[:-1], high[:-1], color=colour, alpha=0.2, linewidth=0)
+            _line(axes, x, values[:-1], label, number)
+            # Thin: nothing was measured between the last filter and the repaired model.
+            axes.plot([went, end], values[-2:], color=colour, linewidth=0.8, clip_on=False)
+            fill = colour if number % 2 else "none"
+            last: dict[str, Any] = {"color": colour, "marker": marker, "markersize": 5}
+            span = [[values[-1] - low[-1]], [high[-1] - values[-1]]]
+            axes.errorbar(
+                [end], values[-1:], yerr=span, **last, markerfacecolor=fill, clip_on=False
+            )
+        ticks = [tick for tick in MaxNLocator(5, integer=True).tick_values(0, went) if tick <= went]
+        axes.set_xticks([*ticks, end], [*(f"{tick:.0f}" for tick in ticks), "end"])
+        axes.set(xlabel="filters that went; end: the repaired model", ylim=(-0.02, 1.02))
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        axes.legend(loc="best")
     return figure
 
 
@@ -268,6 +318,7 @@ def _line(axes: Axes, x: Sequence[float], y: Sequence[float], label: str, number
         linestyle=dash,
         marker=marker,
         markersize=5,
+        markevery=max(1, len(x) // 20),
         linewidth=1.6,
         markerfacecolor=colour if number % 2 else "none",
         label=label,

@@ -76,6 +76,10 @@ MEANINGS = {
         "The stamp says white-box, but names two different models. The number is left out of the "
         "answers at the top."
     ),
+    "oracle": (
+        "A study may give a repair the true trigger; a defender has not got it. Do not put these "
+        "numbers beside those of a repair that has clean images only."
+    ),
 }
 
 

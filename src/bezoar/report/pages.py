@@ -1,24 +1,20 @@
 """One page from a run folder: is the model sick, what was done, is it well now."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from bezoar.report import figures, findings, tables, timings
+from bezoar.report import figures, findings, parts, tables, timings
 from bezoar.report.cards import cards
 from bezoar.report.exhibits import exhibits
 from bezoar.report.figures import Curve
 from bezoar.report.findings import Headline
-from bezoar.report.record import CASES, Record, finite, read
+from bezoar.report.parts import Line
+from bezoar.report.record import CASES, Record, read
 from bezoar.report.tables import Cell, Table
-
-_TEMPLATES = Path(__file__).parent / "templates"
 
 
 @dataclass(frozen=True)
@@ -58,23 +54,6 @@ DERIVED = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Line:
-    """A metric in the table of before and after: a cell and a loss for each case."""
-
-    metric: str
-    about: str
-    cells: tuple[tuple[Cell | None, Cell | None], ...]
-    change: str
-    detail: str
-
-    @property
-    def n(self) -> str:
-        """Images behind the cells; both counts where they differ."""
-        counts = dict.fromkeys(cell.n for cell, _ in self.cells if cell and cell.n is not None)
-        return " / ".join(f"{count:,}" for count in counts)
-
-
 def render(run: Path) -> str:
     """The report of a run folder: one HTML page that fetches nothing and runs nothing.
 
@@ -104,33 +83,19 @@ def render(run: Path) -> str:
         "curves": _curves(table, called, cases),
         "suspicions": suspicions,
         "checked": isinstance(record.results.get("warnings"), list),
-        "progress": _progress(record),
+        "progress": parts.progress(record),
         "exhibits": exhibits(record, found),
         "targeted": any(one.targeted for one in record.measured),
         "gallery_attack": findings.strongest(record, found) if found else None,
-        "cost": _cost(record),
+        "cost": parts.cost(record),
         "latency": _latency(record),
         "published": PAPER.get(str(record.section("settings").get("paper"))),
         "table": table,
         "paper_rows": [row for row in record.rows if "paper" in row],
-        "provenance": _provenance(record),
-        "digest": sha256((run / "results.json").read_bytes()).hexdigest(),
+        "provenance": parts.provenance(record),
+        "digest": parts.digest(run),
     }
-    return _environment().get_template("report.html.j2").render(page)
-
-
-def _environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
-        autoescape=True,  # every name comes from a file
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.globals["style"] = Markup((_TEMPLATES / "style.css").read_text(encoding="utf-8"))
-    environment.filters["shown"] = tables.shown
-    environment.filters["amount"] = lambda value: tables.shown(value, "images")
-    return environment
+    return parts.environment().get_template("report.html.j2").render(page)
 
 
 def _lines(
@@ -182,20 +147,10 @@ def _change(
     (before, _), (after, _) = cells.get("before", (None, None)), cells.get("after", (None, None))
     if before is None or after is None:
         return "", ""
-    difference = after.value - before.value
-    if not tables.rate(metric):
-        sign = "-" if difference < 0 else "+"
-        return f"{sign}{tables.shown(abs(difference), metric)}", ""
-    text = f"{100 * difference:+.2f} points"
     paired = findings.change(record, metric)
     if found and metric == found.name:
         paired = found.change
-    if paired is None or before.seeds > 1 or after.seeds > 1:
-        return text, ""
-    low, high = paired.interval
-    span = f"[{100 * low:+.2f}, {100 * high:+.2f}]"
-    chance = "p < 0.001" if paired.p_value < 0.001 else f"p = {paired.p_value:.3f}"
-    return text, f"{span}, {chance}; {paired.healed:,} healed, {paired.harmed:,} harmed"
+    return parts.change(before, after, paired)
 
 
 def _about(record: Record, metric: str, found: Headline | None) -> str:
@@ -214,8 +169,8 @@ def _about(record: Record, metric: str, found: Headline | None) -> str:
         return DERIVED.get(what, "")
     access = "white-box" if all(m.white_box for m in of) else of[0].stamp.get("access")
     led = f"led to the target ({of[0].stamp['target']})" if of[0].targeted else None
-    parts = (led, DERIVED.get(what), of[0].stamp.get("norm"), access)
-    return ", ".join(str(part) for part in parts if part)
+    said = (led, DERIVED.get(what), of[0].stamp.get("norm"), access)
+    return ", ".join(str(part) for part in said if part)
 
 
 def _curves(table: Table, called: Mapping[str, str], cases: Sequence[str]) -> list[dict[str, Any]]:
@@ -234,39 +189,6 @@ def _drawn(points: Sequence[tuple[float, Cell]]) -> tuple[tuple[float, Cell], ..
     return tuple(p for p in points if p[0] < 1 or not any(0 < eps < 1 for eps, _ in points))
 
 
-def _progress(record: Record) -> dict[str, Any] | None:
-    if not record.repair or not record.repair["rows"]:
-        return None
-    rows: list[dict[str, float]] = record.repair["rows"]
-    first = ("round", "loss", "clean", "robust", "added", "removed")
-    last = ("images", "forward", "backward", "seconds")
-    named = dict.fromkeys(name for row in rows for name in row)
-    middle = [name for name in named if name not in {*first, *last}]
-    columns = [name for name in (*first, *middle, *last) if name in named]
-    drawable = any(name in named for name in ("loss", "clean", "robust"))
-    svg = Markup(figures.svg(figures.repair_progress(rows), "progress")) if drawable else None
-    shown = [[_logged(row[name], name) if name in row else "" for name in columns] for row in rows]
-    return {"svg": svg, "columns": columns, "rows": shown}
-
-
-def _logged(value: float, name: str) -> str:
-    share = name.startswith(("clean", "robust")) and 0 <= value <= 1
-    if share:
-        return tables.shown(value, "clean")
-    return tables.shown(value, "loss" if "loss" in name else "images")
-
-
-def _cost(record: Record) -> list[tuple[str, str]]:
-    cost = (record.repair or {}).get("cost", {})
-    names = {
-        "images": "images trained on",
-        "forward": "forward passes",
-        "backward": "backward passes",
-        "seconds": "seconds",
-    }
-    return [(names.get(name, name), tables.shown(value, name)) for name, value in cost.items()]
-
-
 def _latency(record: Record) -> dict[str, Any] | None:
     if not record.latency:
         return None
@@ -276,20 +198,3 @@ def _latency(record: Record) -> dict[str, Any] | None:
         "rows": timings.rows(record.latency),
         "ratios": timings.ratios(record.latency),
     }
-
-
-def _provenance(record: Record) -> list[tuple[str, str]]:
-    """``run.json`` as pairs of name and text, what is inside an object one level down by dots."""
-    pairs = []
-    for name, value in record.about.items():
-        inner = value.items() if isinstance(value, dict) else [("", value)]
-        pairs += [(f"{name}.{key}" if key else name, _words(part)) for key, part in inner]
-    return pairs
-
-
-def _words(value: object) -> str:
-    if isinstance(value, str):
-        return value
-    if isinstance(value, list) and all(isinstance(part, str) or finite(part) for part in value):
-        return ", ".join(map(str, value))
-    return json.dumps(value, ensure_ascii=False, sort_keys=True)

@@ -77,7 +77,7 @@ class Measured:
         row = int(rows[0])
         for path, count in self.parts:
             if row < count:
-                return _pixels(path, "x_adv", row)
+                return pixels(path, "x_adv", row)
             row -= count
         return None
 
@@ -93,7 +93,7 @@ class Clean:
     def image(self, index: int) -> Pixels | None:
         """The clean image ``(C, H, W)`` of one index, float32 in [0, 1]."""
         (rows,) = np.nonzero(self.index == index)
-        return _pixels(self.path, "pixels", int(rows[0])) if rows.size else None
+        return pixels(self.path, "pixels", int(rows[0])) if rows.size else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,8 +138,8 @@ def read(folder: Path) -> Record:
         ValueError: a file is damaged, of another format, or holds values that cannot be. The
             file is named.
     """
-    about = _object(folder / "run.json")
-    results = _object(folder / "results.json")
+    about = json_object(folder / "run.json")
+    results = json_object(folder / "results.json")
     for name, found in (("run.json", about), ("results.json", results)):
         if found.get("format") != FORMAT:
             expected = f"expected {FORMAT}; use the bezoar that wrote the run"
@@ -172,7 +172,8 @@ def finite(value: object) -> bool:
     return math.isfinite(value)
 
 
-def _object(path: Path) -> dict[str, Any]:
+def json_object(path: Path) -> dict[str, Any]:
+    """The object in a JSON file."""
     found = read_json(path)
     if not isinstance(found, dict):
         raise ValueError(f"{path}: holds {type(found).__name__}: expected a JSON object")
@@ -180,7 +181,7 @@ def _object(path: Path) -> dict[str, Any]:
 
 
 def _repair(path: Path) -> dict[str, Any]:
-    repair = _object(path)
+    repair = json_object(path)
     rows = repair.get("rows")
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise ValueError(f"{path}: rows={rows!r:.80}: expected a list of objects, one a round")
@@ -197,7 +198,7 @@ def _repair(path: Path) -> dict[str, Any]:
 
 
 def _latency(path: Path) -> tuple[Latency, ...]:
-    listed = _object(path).get("latency")
+    listed = json_object(path).get("latency")
     if not isinstance(listed, list) or not listed:
         raise ValueError(f"{path}: latency={listed!r:.80}: expected a list of objects, one a part")
     for one in listed:
@@ -231,12 +232,11 @@ def _latency(path: Path) -> tuple[Latency, ...]:
 
 
 def _clean(path: Path) -> Clean:
-    columns = _columns(path, ("index", "label"))
-    return Clean(path=path, **columns)
+    return Clean(path=path, **columns(path, ("index", "label")))
 
 
 def _measured(case: str, path: Path) -> Measured:
-    stamp = _object(path)
+    stamp = json_object(path)
     if not isinstance(stamp.get("metric"), str):
         raise ValueError(f"{path}: metric={stamp.get('metric')!r}: expected text")
     eps = stamp.get("eps", "none")
@@ -246,7 +246,7 @@ def _measured(case: str, path: Path) -> Measured:
     if not files:
         raise FileNotFoundError(f"{path.parent}: found no numbered .safetensors; measure again")
     names = [field.name for field in fields(Facts) if field.name != "target" or stamp.get("target")]
-    units = [Facts(**_columns(file, names)) for file in files]
+    units = [Facts(**columns(file, names)) for file in files]
     try:
         facts = Facts.joined(units)
     except ValueError as error:
@@ -255,26 +255,26 @@ def _measured(case: str, path: Path) -> Measured:
     return Measured(case=case, metric=stamp["metric"], stamp=stamp, facts=facts, parts=parts)
 
 
-def _columns(path: Path, names: Sequence[str]) -> dict[str, Any]:
+def columns(path: Path, names: Sequence[str]) -> dict[str, Any]:
     """Columns ``(N,)`` of a file, one length, of the kinds that ``Facts`` says."""
     try:
         with safe_open(path, framework="numpy") as file:
             if missing := sorted(set(names) - set(file.keys())):
                 raise ValueError(f"{path}: has no column {missing}: expected {sorted(names)}")
-            columns = {name: file.get_tensor(name) for name in names}
+            found = {name: file.get_tensor(name) for name in names}
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path}: expected safetensors, found {error}") from error
-    for name, column in columns.items():
+    for name, column in found.items():
         kinds = _KINDS.get(name, "iu")
         if column.ndim != 1 or column.dtype.kind not in kinds or not column.size:
-            found = f"shape {column.shape} and dtype {column.dtype}"
-            raise ValueError(f"{path}: {name} of {found}: expected (N,) of kind {kinds}")
-    if len({len(column) for column in columns.values()}) != 1:
+            what = f"shape {column.shape} and dtype {column.dtype}"
+            raise ValueError(f"{path}: {name} of {what}: expected (N,) of kind {kinds}")
+    if len({len(column) for column in found.values()}) != 1:
         raise ValueError(f"{path}: columns of unequal lengths; measure again")
-    return columns
+    return found
 
 
-def _pixels(path: Path, name: str, row: int) -> Pixels:
+def pixels(path: Path, name: str, row: int) -> Pixels:
     """One image ``(C, H, W)`` as float32 in [0, 1], read without the others."""
     try:
         with safe_open(path, framework="numpy") as file:

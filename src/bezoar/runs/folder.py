@@ -4,6 +4,9 @@ RUN/run.json                        what was run: every setting, seed, versions,
 RUN/run.toml                        the recipe as the user wrote it, where there is one
 RUN/before.safetensors              the model that came in; after.safetensors: the repaired one
 RUN/repair.json                     the repair's log and cost
+RUN/found.safetensors               pictures that the repair came upon: a recovered trigger
+RUN/backdoor.safetensors            what was said of clean and triggered images; some of these
+RUN/path.json                       counts after each filter that a repair of a backdoor pruned
 RUN/latency.json                    how long a guarded model and its parts take
 RUN/images/test.safetensors         the clean images
 RUN/fits/METRIC-WEIGHTS.safetensors what an attack learnt before it ran, on which weights
