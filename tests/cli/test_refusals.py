@@ -123,7 +123,7 @@ TRAIN = ("train", "lenet-fig4", "--epochs", "1", "--out", "new.safetensors")
         ([*REPAIR, "--rounds", "0"], "'--rounds'"),
         (["check", "none"], "none: expected a run folder of bezoar"),
         (["report", "none"], "none/run.json: no such file"),
-        (["reproduce", "lenet-fgms"], "recipe 'lenet-fgms': expected one of cae, grad-prune, lenet-fgsm"),
+        (["reproduce", "lenet-fgms"], "recipe 'lenet-fgms': expected one of cae, grad-prune"),
         (["reproduce", "lenet-fgms"], "did you mean 'lenet-fgsm'?"),
         (["reproduce", "lenet-fgsm", "--size", "cpus"], "did you mean 'cpu'?"),
         (["reproduce", "lenet-fgsm", "--only", "lenet-fig"], "did you mean 'lenet-fig"),
