@@ -32,12 +32,28 @@ PICTURES = 9  # images that are kept to be shown, with and without the trigger
 PATH = 256  # test images of each kind that a pruned network is shown after each filter: one pass
 
 
-def evidence(data: DataSet, secret: Backdoor, per_class: int, *, seed: int) -> Evidence:
+def poisoned(data: DataSet, secret: Backdoor) -> ImageSet | None:
+    """The training images that a victim saw; ``None`` where they were stamped in the loop.
+
+    Args:
+        data: the clean set that was poisoned.
+        secret: what the attacker knows.
+    """
+    if not len(secret.rows):
+        return None
+    rate, own = secret.about["rate"], secret.about["seed"]
+    return poison(data.train, secret.trigger, secret.aim, rate=rate, seed=own).images
+
+
+def evidence(
+    data: DataSet, secret: Backdoor, suspects: ImageSet | None, per_class: int, *, seed: int
+) -> Evidence:
     """What a defender has, and for those who ask what a study adds: trigger and poisoned set.
 
     Args:
         data: the clean set that was poisoned; the defender's images are of its train split.
         secret: what the attacker knows.
+        suspects: what ``poisoned`` gave.
         per_class: images of each class that the defender has, see ``few``; 0 is both whole splits.
         seed: names which ones.
 
@@ -47,10 +63,6 @@ def evidence(data: DataSet, secret: Backdoor, per_class: int, *, seed: int) -> E
     given = Evidence(data.train, data.validation)
     if per_class:
         given = few(data.train, per_class, seed=seed)
-    suspects = None
-    if len(secret.rows):  # none of a trigger that stamps in the loop
-        rate, own = secret.about["rate"], secret.about["seed"]
-        suspects = poison(data.train, secret.trigger, secret.aim, rate=rate, seed=own).images
     return Evidence(given.train, given.validation, secret.trigger.stamp, suspects)
 
 

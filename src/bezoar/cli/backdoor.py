@@ -227,7 +227,7 @@ def sift(
     suspects, rows = whole.train, None
     if backdoor is not None:
         secret = planted.read(backdoor)
-        poisoned = cures.evidence(whole, secret, 0, seed=seed).suspects
+        poisoned = cures.poisoned(whole, secret)
         if poisoned is None:
             found = f"--backdoor={backdoor}: a trigger that was stamped in the training loop"
             raise ValueError(f"{found}: expected one with a list of poisoned rows")

@@ -108,7 +108,7 @@ def _of_backdoor(
     from bezoar.cli import screen, subject
 
     secret = planted.read(backdoor)
-    given = cures.evidence(whole, secret, spc, seed=seed)
+    given = cures.evidence(whole, secret, cures.poisoned(whole, secret), spc, seed=seed)
     settings = {"repair": repr(method), "backdoor": secret.about, "spc": spc}
     run = subject.opened(out, "repair", named, whole, tested, seed, settings)
     with screen.screen() as bars:

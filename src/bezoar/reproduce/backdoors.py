@@ -14,12 +14,13 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from bezoar import audit, checkpoints, checks, cures, experiments, planted, recipes
-from bezoar.backdoors import Facts, measure, triggered
+from bezoar.backdoors import Facts, Triggered, measure, triggered
 from bezoar.costs import Meter
-from bezoar.data.imageset import DataSet
+from bezoar.data.imageset import DataSet, ImageSet
 from bezoar.defence import accuracy
 from bezoar.files import read_json, write_json
 from bezoar.fit import Progress, silent
+from bezoar.planted import Backdoor
 from bezoar.repairs import Repair
 from bezoar.report.figures import pictures
 from bezoar.reproduce.sized import Sets, network, told
@@ -182,6 +183,25 @@ class Cell:
         return 10 * self.victim + self.sample
 
 
+@dataclass(frozen=True, eq=False)
+class Victim:
+    """A sick network, and what all its cells share.
+
+    Attributes:
+        model: the network.
+        secret: what its attacker knows.
+        shown: the stamped test images.
+        before: what the network says of them and of clean ones.
+        suspects: what it was trained on, see ``cures.poisoned``.
+    """
+
+    model: nn.Module
+    secret: Backdoor
+    shown: Triggered
+    before: Facts
+    suspects: ImageSet | None
+
+
 class Reproduction:
     """A recipe of backdoors at one size, in one run folder.
 
@@ -244,9 +264,13 @@ class Reproduction:
         """Do what is not done yet; return the results, or nothing where it is only a part."""
         for subject, plant, victim in self._victims():
             if f"{subject.data} {plant.name}" in self._only and victim in self._seeds:
-                self._sick(subject, plant, victim)
-                for cell in self._cells(subject, plant, victim):
-                    self._cured(cell)
+                self._plant(subject, plant, victim)
+                cells = self._cells(subject, plant, victim)
+                todo = [cell for cell in cells if not self._cell(cell).exists()]
+                if todo:
+                    sick = self._sick(subject, plant, victim)
+                    for cell in todo:
+                        self._cured(cell, sick)
         return self.table() if self._complete else None
 
     def table(self) -> dict[str, Any]:
@@ -342,13 +366,13 @@ class Reproduction:
             self._say(f"{case}: clean {right}")
         return model
 
-    def _sick(self, subject: Subject, plant: Plant, victim: int) -> nn.Module:
-        """A victim, trained now or read from its file, and measured."""
+    def _plant(self, subject: Subject, plant: Plant, victim: int) -> None:
+        """Train a victim and measure it, if that is not done."""
         folder = self._folder(subject, plant, victim)
         path, cell = folder / "sick.safetensors", folder / "sick.json"
         clean = self._clean(subject)
         if cell.exists():
-            return checkpoints.load(path).model
+            return
         folder.mkdir(parents=True, exist_ok=True)
         trigger: Trigger = recipes.method(Trigger, plant.trigger, plant.name)
         kind, own = recipes.network(subject.network)
@@ -365,34 +389,31 @@ class Reproduction:
             clean=clean if isinstance(trigger, Fitted) else None,
             on_step=self._on_step,
         )
-        model = checkpoints.load(path).model
-        facts, case = self._facts(subject, path, model), f"{subject.data} {plant.name} none none"
-        found = cures.rows(f"{case} spc0", 10 * victim, facts)
-        write_json(cell, {"rows": found})
-        self._say(f"{case} spc0, seed {10 * victim}: clean {facts.accuracy}, asr {facts.asr}")
-        return model
+        facts = self._sick(subject, plant, victim).before
+        case = f"{subject.data} {plant.name} none none spc0"
+        write_json(cell, {"rows": cures.rows(case, 10 * victim, facts)})
+        told = f"clean {facts.accuracy}, asr {facts.asr}"
+        self._say(f"{case}, seed {10 * victim}: {told}")
 
-    def _facts(self, subject: Subject, path: Path, model: nn.Module) -> Facts:
-        secret, test = planted.read(path), self._data(subject).test
-        return measure(model, test, triggered(test, secret.trigger, secret.aim))
+    def _sick(self, subject: Subject, plant: Plant, victim: int) -> Victim:
+        """A victim from its file; what does not change from cell to cell is made here, once."""
+        path = self._folder(subject, plant, victim) / "sick.safetensors"
+        model, secret, whole = checkpoints.load(path).model, planted.read(path), self._data(subject)
+        shown = triggered(whole.test, secret.trigger, secret.aim)
+        before = measure(model, whole.test, shown)
+        return Victim(model, secret, shown, before, cures.poisoned(whole, secret))
 
     # ------------------------------------------------------------------------- repaired networks
 
-    def _cured(self, cell: Cell) -> None:
-        place = self._cell(cell)
-        if place.exists():
-            return
-        folder = self._folder(cell.subject, cell.plant, cell.victim)
-        path = folder / "sick.safetensors"
-        model, secret = checkpoints.load(path).model, planted.read(path)
+    def _cured(self, cell: Cell, sick: Victim) -> None:
+        place, whole = self._cell(cell), self._data(cell.subject)
         repair: Repair = recipes.method(Repair, cell.cure.repair, cell.cure.name)
-        given = cures.evidence(self._data(cell.subject), secret, cell.budget, seed=cell.seed)
-        snapshot = self._run.snapshot(f"{folder.parent.name}-{folder.name}-{place.stem}")
-        done = repair(model, given, seed=cell.seed, snapshot=snapshot, on_step=self._on_step)
-        before = self._facts(cell.subject, path, model)
-        after = self._facts(cell.subject, path, done.classifier)
+        given = cures.evidence(whole, sick.secret, sick.suspects, cell.budget, seed=cell.seed)
+        snapshot = self._run.snapshot(f"{cell.subject.data}-{place.parent.name}-{place.stem}")
+        done = repair(sick.model, given, seed=cell.seed, snapshot=snapshot, on_step=self._on_step)
+        after = measure(done.classifier, whole.test, sick.shown)
         cost = done.cost.as_dict()
-        found = cures.rows(cell.case, cell.seed, after, before=before, cost=cost)
+        found = cures.rows(cell.case, cell.seed, after, before=sick.before, cost=cost)
         write_json(place, {"rows": found, "log": done.log, "repair": repr(repair)})
         snapshot.clear()
         told = f"clean {after.accuracy}, asr {after.asr}, ra {after.ra}"

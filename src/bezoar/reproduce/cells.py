@@ -13,16 +13,16 @@ from typing import Any
 from matplotlib.figure import Figure
 from torch import nn
 
-from bezoar import audit, checkpoints, checks, data, models, recipes
+from bezoar import audit, checkpoints, checks, models, recipes
 from bezoar.attacks import FGSM, PGD, Attack
 from bezoar.costs import Meter
-from bezoar.data.imageset import DataSet, ImageSet
 from bezoar.defence import Evidence
 from bezoar.files import read_json, replacing, write_json
 from bezoar.fit import Progress, silent
 from bezoar.referee import measure, metric_of
 from bezoar.repairs import Repair
 from bezoar.reproduce.recipe import Case, Network, Recipe, Size, merged, network_of
+from bezoar.reproduce.sized import Sets
 from bezoar.results import Rate
 from bezoar.runs import Run
 from bezoar.sanity import Warning
@@ -68,7 +68,8 @@ class Reproduction:
         for seed in seeds:
             checks.known("seed", str(seed), map(str, self.size.seeds))
         self._only, self._seeds = set(only or kinds), list(seeds or self.size.seeds)
-        self._data = _shrunk(data.load(recipe.data, root=root), self.size)
+        counts = {"train": self.size.train, "validation": self.size.validation}
+        self._data = Sets(root, **counts, test=self.size.tested)[recipe.data]
         about = {"title": recipe.name, "recipe": vars(recipe), "size": size}
         self._run = Run(out, about, notes)
         self._notes = notes
@@ -354,16 +355,3 @@ def best_of(records: Sequence[Mapping[str, Any]], target: float) -> int:
 
 def _passes(record: Mapping[str, Any]) -> float:
     return float(record["cost"]["forward"] + record["cost"]["backward"])
-
-
-def _shrunk(whole: DataSet, size: Size) -> DataSet:
-    def first(images: ImageSet, count: int) -> ImageSet:
-        return images.at_most(count)
-
-    return DataSet(
-        name=whole.name,
-        classes=whole.classes,
-        train=first(whole.train, size.train),
-        validation=first(whole.validation, size.validation),
-        test=first(whole.test, size.tested),
-    )

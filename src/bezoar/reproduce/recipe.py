@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from bezoar import checks, models, recipes
 from bezoar.repairs import Repair
+from bezoar.reproduce import sized
 from bezoar.training import Training
 
 
@@ -89,9 +90,7 @@ class Recipe:
 
 def read(path: Path) -> Recipe:
     """Read a recipe and refuse what is unknown in it, before anything is run."""
-    recipe: Recipe = recipes.build(Recipe, recipes.read_toml(path), path.name)
-    if recipe.format != 1:
-        raise ValueError(f"{path.name}: format={recipe.format}: expected 1; update bezoar")
+    recipe = sized.read(Recipe, path)
     if recipe.eps not in recipe.curve:
         raise ValueError(f"{path.name}: eps={recipe.eps}: expected one of curve={recipe.curve}")
     return recipe

@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 from torch import nn
 
 from bezoar import audit, checkpoints, checks, experiments, planted, recipes
 from bezoar.backdoors import measure, sifted, triggered
-from bezoar.data.imageset import DataSet
+from bezoar.data.imageset import DataSet, ImageSet
 from bezoar.defence import few
 from bezoar.detection import roc
 from bezoar.files import read_json, write_json
@@ -266,8 +267,12 @@ class Reproduction:
             return
         network, whole = self._trained(model), self._data(model.subject)
         table: list[audit.Row] = []
+        suspects, rows = whole.train, np.empty(0, dtype=np.int64)
         if model.plant is not None:
             secret = planted.read(self._path(model, "safetensors"))
+            rate = model.plant.rate
+            made = poison(whole.train, secret.trigger, secret.aim, rate=rate, seed=model.number)
+            suspects, rows = made.images, made.rows
             shown = triggered(whole.test, secret.trigger, secret.aim)
             facts = measure(network, whole.test, shown)
             case = f"{model.subject.data} {model.plant.name}"
@@ -278,23 +283,26 @@ class Reproduction:
         for name, scan in self._scans.items():
             more: Any = {"seed": model.number, "on_step": self._on_step}
             if isinstance(scan, SIFTS):
-                table += self._sifted(model, name, scan, network)
+                table += self._sifted(model, name, scan, network, suspects, rows)
             else:
                 found: Finding = scan(network, trusted, **more)
                 scores[name] = found.score
                 self._say(f"{model.subject.data} {model.name}: {name} {found.score:.2f}")
         write_json(place, {"rows": table, "scores": scores})
 
-    def _sifted(self, model: Model, name: str, scan: Any, network: nn.Module) -> list[audit.Row]:
+    def _sifted(
+        self,
+        model: Model,
+        name: str,
+        scan: Any,
+        network: nn.Module,
+        suspects: ImageSet,
+        rows: NDArray[np.int64],
+    ) -> list[audit.Row]:
         """How well a scan of data tells the poison of a sick model; the false alarms of a clean."""
         whole, seed = self._data(model.subject), model.number
         trusted = whole.validation.at_most(self.size.test)
-        suspects, rows, attack = whole.train, np.empty(0, dtype=np.int64), "clean"
-        if model.plant is not None:
-            secret = planted.read(self._path(model, "safetensors"))
-            rate, attack = model.plant.rate, model.plant.name
-            made = poison(whole.train, secret.trigger, secret.aim, rate=rate, seed=seed)
-            suspects, rows = made.images, made.rows
+        attack = model.plant.name if model.plant else "clean"
         found = scan(network, suspects, trusted, seed=seed, on_step=self._on_step)
         told = sifted(found, rows)
         case = f"{model.subject.data} {name} {attack}"
