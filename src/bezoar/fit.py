@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -281,6 +281,22 @@ class SGD:
     def __call__(self, parameters: Iterable[nn.Parameter], lr: float) -> torch.optim.Optimizer:
         decay, momentum = self.weight_decay, self.momentum
         return torch.optim.SGD(parameters, lr=lr, momentum=momentum, weight_decay=decay)
+
+
+def clipped(optimize: Optimize, norm: float) -> Optimize:
+    """An optimizer that cuts the gradient of all weights to a norm, right before each step."""
+
+    def made(parameters: Iterable[nn.Parameter], lr: float) -> torch.optim.Optimizer:
+        kept = list(parameters)
+        optimizer = optimize(kept, lr)
+
+        def cut(optimizer: torch.optim.Optimizer, *rest: Any) -> None:
+            torch.nn.utils.clip_grad_norm_(kept, norm)
+
+        optimizer.register_step_pre_hook(cut)
+        return optimizer
+
+    return made
 
 
 SCHEDULES: Mapping[str, Callable[[float], float]] = {"constant": constant, "cosine": cosine}

@@ -29,7 +29,7 @@ def values():
 
 
 def test_measures_the_backdoor_before_and_after(work, sick, capsys):
-    method = "grad-prune:source=oracle,epochs=20,lr=0.02"
+    method = "grad-prune:source=oracle,epochs=20,lr=0.05,keep=0,shift=0,weight=1,clip=10"
     assert repaired(sick, "--with", method, "--spc", "8") == 0
     said = capsys.readouterr().out
     assert "repaired model: run/after.safetensors" in said

@@ -13,8 +13,10 @@ from bezoar.costs import Meter
 from bezoar.data.imageset import ImageSet
 from bezoar.defence import Evidence
 from bezoar.repairs import ByGradient, ByLot, ByTaylor, GradPrune, Oracle, Recovered, Surrogate
-from bezoar.repairs.held_out import cut, joined, outlook
+from bezoar.repairs.grad_prune import settled
+from bezoar.repairs.held_out import Outlook, cut, joined, outlook
 from bezoar.repairs.pruning import Filter, blamed, silence
+from bezoar.repairs.sources import strengths
 from bezoar.seeds import generator
 
 CORNER = (slice(None), slice(None), slice(-2, None), slice(-2, None))
@@ -169,6 +171,33 @@ class TestTuning:
         assert torch.equal(held[1].running_mean, model[1].running_mean)
         assert not torch.equal(moved[1].running_mean, model[1].running_mean)
 
+    def test_the_network_is_kept_the_nearer_the_more_that_weighs(self, sick, evidence):
+        settings = {"source": Oracle(), "filters": 0, "epochs": 10, "lr": 0.05, "folds": 1}
+        x, _ = images(50, "halves/test").batch(slice(None))
+        with torch.no_grad():
+            was = sick(x).log_softmax(dim=1)
+        moved = []
+        for keep in (0.0, 20.0):
+            repaired = GradPrune(**settings, keep=keep)(sick, evidence, seed=0).classifier
+            with torch.no_grad():
+                now = repaired(x).log_softmax(dim=1)
+            moved.append(float((was.exp() * (was - now)).sum(dim=1).mean()))
+        assert moved[1] < moved[0] / 2
+
+    def test_no_step_is_longer_than_the_clip_allows(self, sick, evidence):
+        settings = {"filters": 0, "epochs": 1, "folds": 1, "momentum": 0.0, "weight_decay": 0.0}
+        repair = GradPrune(source=Oracle(), batch=100, lr=0.1, clip=0.01, **settings)
+        repaired = repair(sick, evidence, seed=0).classifier
+        pairs = zip(repaired.parameters(), sick.parameters(), strict=True)
+        assert sum(((a - b) ** 2).sum() for a, b in pairs) ** 0.5 <= 0.1 * 0.01 * 1.001
+
+    @pytest.mark.parametrize(("judge", "epoch"), [("both", 3), ("clean", 2)])
+    def test_ends_with_the_last_epoch_that_is_as_good_as_the_best(self, judge, epoch):
+        # Loss of clean and of triggered images, and the errors of the first and of the sum.
+        curve = [(1, 5, 0.1, 0.1), (1, 1, 0.1, 0.3), (0.9, 2, 0.2, 0.3), (1.2, 1, 0.1, 0.3)]
+        curve = [Outlook(0.5, *map(float, each)) for each in curve]
+        assert settled(curve, judge) == epoch
+
 
 class TestSources:
     def test_an_oracle_asks_for_what_only_the_attacker_knows(self, sick, evidence):
@@ -183,8 +212,9 @@ class TestSources:
         assert found["suspect"] == 1
         assert found["delta"].abs().max() <= 0.4
         x, _ = images(20).batch(slice(None))
-        shown = source.stamp(found, blind)(x)
+        shown = (x + found["delta"]).clamp(0, 1)
         assert (said(sick, shown) == 1).all()
+        shown = source.stamp(found, blind)(x)  # from nothing to all of it
         assert shown.min() >= 0
         assert shown.max() <= 1
         assert meter.forward == 30 * 20 + 2 * 20
@@ -198,6 +228,41 @@ class TestSources:
         found = repair(sick, shown, seed=0).found
         assert {name: picture.shape for name, picture in found.items()} == {"delta": (1, 6, 6)}
         assert {Oracle.kind, Recovered.kind, Surrogate.kind} == {"oracle", "recovered", "surrogate"}
+
+    def test_strengths_are_spread_over_the_unit_interval(self):
+        found = strengths(torch.zeros(50, 1, 1, 1))
+        assert found.shape == (50, 1, 1, 1)
+        gaps = torch.cat([torch.tensor([0.0]), found.flatten().sort().values, torch.tensor([1.0])])
+        assert gaps.diff().max() < 3 / 50
+        assert found.min() >= 0
+        assert found.max() < 1
+
+    def test_a_surrogate_follows_a_network_that_learns_and_keeps_what_it_found(
+        self, sick, evidence
+    ):
+        source = Surrogate(eps=0.4, steps=30, rows=20, again=3, batch=8)
+        found, meter = source.find(sick, evidence, seed=0, meter=Meter()), Meter()
+        with torch.no_grad():
+            sick[3].weight[1, 2] *= -1  # what led there leads away now
+        later = source.renewed(found, sick, evidence.train, seed=1, meter=meter)
+        assert torch.equal(later["delta"], found["delta"])
+        (new,) = later["later"]
+        assert new.abs().max() <= 0.4
+        assert not torch.equal(new, found["delta"])
+        assert (meter.forward, meter.backward) == (24, 24)
+        x = torch.full((2, 1, 6, 6), 0.5)
+        own = strengths(x) * torch.stack([found["delta"], new])
+        assert torch.allclose(source.stamp(later, evidence)(x), (x + own).clamp(0, 1))
+        assert (
+            replace(source, again=0).renewed(found, sick, evidence.train, seed=1, meter=meter)
+            is found
+        )
+
+    def test_the_others_stay_as_they_are(self, sick, evidence):
+        for source in (Oracle(), Recovered()):
+            found = {"kept": 1}
+            same = source.renewed(found, sick, evidence.train, seed=0, meter=Meter())
+            assert same is found
 
 
 class TestFolds:

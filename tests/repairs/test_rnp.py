@@ -8,9 +8,9 @@ from torch import nn
 
 from bezoar.classifier import weights_hash
 from bezoar.costs import Meter
-from bezoar.fit import SGD, Supervised
+from bezoar.fit import SGD, Supervised, clipped
 from bezoar.repairs import RNP
-from bezoar.repairs.rnp import clipped, scaled_loss
+from bezoar.repairs.rnp import scaled_loss
 
 QUICK = {"unlearn_lr": 0.1, "recover_epochs": 2, "alpha": 1, "batch": 16}
 

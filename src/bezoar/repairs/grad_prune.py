@@ -13,10 +13,23 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bezoar import checks
+from bezoar.augment import Augment
+from bezoar.classifier import frozen
 from bezoar.costs import Meter
 from bezoar.data.imageset import ImageSet
 from bezoar.defence import Defended, Evidence
-from bezoar.fit import SGD, Judgement, Progress, Row, Supervised, cost_of, fit, silent
+from bezoar.fit import (
+    SGD,
+    Judgement,
+    Progress,
+    Row,
+    Supervised,
+    clipped,
+    cosine,
+    cost_of,
+    fit,
+    silent,
+)
 from bezoar.repairs.held_out import Outlook, averaged, cut, joined, outlook
 from bezoar.repairs.protocol import Repair
 from bezoar.repairs.pruning import ByGradient, Filter, Score, blamed, silence
@@ -39,40 +52,50 @@ class GradPrune(Repair):
     weights learn from images with and without the trigger,
 
     .. math::
-        \min_\theta\; \mathrm{E}\,\bigl[L(f_\theta(x), y) + L(f_\theta(T(x)), y)\bigr]
+        \min_\theta\; \mathrm{E}\,\bigl[L(f_\theta(x), y) + w\, L(f_\theta(T(x)), y)
+        + k\, \mathrm{KL}\bigl(f_0(x) \,\Vert\, f_\theta(x)\bigr)\bigr]
 
-    while what was pruned stays zero. Paper: arXiv:2405.03918; its released code prunes a wrong
-    tensor beside the filter, lets pruned filters grow back, and stops tuning by the clean loss
-    alone (docs/methods/grad-prune.md).
+    with f_0 the network as it came, while what was pruned stays zero. Paper: arXiv:2405.03918,
+    which has no last term, w = 1 and images that are not moved; with them a network that is not
+    sure of its images forgets less of what it knew while it learns a hundred by heart. The released
+    code prunes a wrong tensor beside the filter, lets pruned filters grow back, and stops tuning by
+    the clean loss alone (docs/methods/grad-prune.md).
 
     **When to stop** is found by cross-fitting: the images are cut into ``folds``, pruned and tuned
     without one fold at a time, and judged on it. So many filters go as had the smallest mean
     L_u on what was left out, while the accuracy there was less than ``alpha`` below that
-    of the start; and so many epochs of tuning as had the smallest mean loss. Ten images a class
-    are one for validation, and an accuracy of ten images is none. Then all images are pruned and
-    tuned with. With ``folds=1`` the validation images judge, as in the paper.
+    of the start. The learning rate of tuning falls to zero, and its last epochs are where it
+    settles: so many are taken as come last within one standard error of the smallest mean loss.
+    Ten images a class are one for validation, and an accuracy of ten images is none. Then all
+    images are pruned and tuned with. With ``folds=1`` the validation images judge, as in the paper.
 
-    The log has a row for each filter and each epoch that was tried: ``clean``, ``clean_loss`` and
-    ``trigger_loss`` are those of the images left out, by which the stop was found, and ``kept`` is
-    1 where it is; of filters that went, ``layer`` and ``filter`` say which, in the order of a pass,
-    elsewhere they are -1. Costs are those after the stage.
+    The log has a row for each filter and each epoch that was tried: ``clean``, ``clean_loss``,
+    ``trigger_loss`` and their errors are those of the images left out, by which the stop was found,
+    and ``kept`` is 1 where it is; of filters that went, ``layer`` and ``filter`` say which, in the
+    order of a pass, elsewhere they are -1. Costs are those after the stage.
 
     Cost: a filter is one pass each way through the network for each triggered image that is learnt
     from, and one forward for each image left out, clean and triggered; an epoch is two passes each
-    way an image, and two forward. All of that ``folds + 1`` times, and what the source takes.
+    way an image and one forward, and two forward for each image left out. All of that
+    ``folds + 1`` times, and what the source takes.
 
     Args:
         source: where the trigger is from.
         score: by what the filter is chosen.
         filters: how many may go; 0 is tuning alone.
         alpha: accuracy on clean images that may be lost in pruning.
-        patience: filters, or epochs, without a smaller loss after which to stop.
+        patience: filters without a smaller loss after which to stop.
         folds: of cross-fitting; 1 judges on the validation images.
         learn: images that are tuned on.
         judge: loss by which the number of epochs is chosen; the paper's code has ``clean``.
-        epochs: of tuning at most; 0 is pruning alone.
+        epochs: of tuning at most; 0 is pruning alone. The learning rate falls along half a cosine.
         batch: images a step, each with and without trigger.
-        lr: learning rate of tuning.
+        lr: learning rate that tuning starts from.
+        weight: the factor w on the loss of triggered images.
+        keep: the factor k on the divergence from the network as it came.
+        shift: pixels that an image is moved by at most, see ``augment``.
+        clip: largest norm of the gradient over all weights. Norms that hold their statistics make
+            the loss steep; without a limit a step may end the network.
         momentum, weight_decay: see ``fit.SGD``.
         masked: whether what is pruned stays so in tuning.
         still: whether the statistics of batch norms are held in tuning; a batch of ten or twenty
@@ -82,14 +105,18 @@ class GradPrune(Repair):
     source: Source = field(default_factory=Recovered)
     score: Score = field(default_factory=ByGradient)
     filters: int = 100
-    alpha: float = 0.1
+    alpha: float = 0.05
     patience: int = 10
-    folds: int = 3
+    folds: int = 2
     learn: Literal["both", "clean"] = "both"
     judge: Literal["both", "clean"] = "both"
-    epochs: int = 30
-    batch: int = 128
+    epochs: int = 20
+    batch: int = 32
     lr: float = 0.01
+    weight: float = 0.5
+    keep: float = 2.0
+    shift: int = 2
+    clip: float = 1.0
     momentum: float = 0.9
     weight_decay: float = 5e-4
     masked: bool = True
@@ -103,7 +130,9 @@ class GradPrune(Repair):
         for name in ("patience", "folds", "batch"):
             checks.at_least(name, getattr(self, name), 1)
         checks.in_range("alpha", self.alpha, 0, 1)
-        checks.in_range("lr", self.lr, 0)
+        for name in ("lr", "weight", "keep", "clip"):
+            checks.in_range(name, getattr(self, name), 0)
+        Augment(shift=self.shift)
         SGD(momentum=self.momentum, weight_decay=self.weight_decay)
 
     def __call__(
@@ -145,7 +174,7 @@ class _Work:
                 self._classifier, self._evidence, seed=self._seed, meter=self._meter
             ),
         )
-        self._stamp = source.stamp(found, self._evidence)
+        self._found, self._stamp = found, source.stamp(found, self._evidence)
         gone, log = self._prune()
         model = deepcopy(self._classifier).eval()
         silence(model, gone, self._probe)
@@ -227,15 +256,11 @@ class _Work:
             for k, pair in enumerate(self._pairs)
         ]
         curve = averaged([[Outlook(**one) for one in each["path"]] for each in held])
-        best = min(range(len(curve)), key=lambda k: self._loss(curve[k]))
+        best = settled(curve, self._repair.judge)
         if best:
             made = self._stage("tune", partial(self._tuned, model, gone, best))
             model.load_state_dict(made["state"])
         return [self._row(start + k, seen, k + 1 == best) for k, seen in enumerate(curve[1:])]
-
-    def _loss(self, seen: Outlook) -> float:
-        both = self._repair.judge == "both"
-        return seen.clean_loss + (seen.trigger_loss if both else 0.0)
 
     def _held(
         self,
@@ -249,37 +274,42 @@ class _Work:
         tuning = self._tuning(model, gone, learnt)
 
         def judge(epoch: int) -> Judgement:
-            seen = outlook(tuning.model, self._stamp, held, self._meter)
-            return Judgement(dict(vars(seen)), score=-self._loss(seen))
+            seen = outlook(tuning.model, tuning.stamp, held, self._meter)
+            return Judgement(dict(vars(seen)))
 
-        log = self._fit(tuning, self._repair.epochs, judge, part)
+        log = self._fit(tuning, judge, part)
         return {"path": [{name: row[name] for name in Outlook.__annotations__} for row in log]}
 
     def _tuned(
         self, model: nn.Module, gone: list[Filter], epochs: int, part: Snapshot | None
     ) -> Tree:
         tuning = self._tuning(model, gone, self._whole)
-        self._fit(tuning, epochs, None, part)
+        self._fit(tuning, lambda epoch: Judgement({}, stop=epoch + 1 >= epochs), part)
         return {"state": dict(tuning.model.state_dict())}
 
     def _tuning(self, model: nn.Module, gone: list[Filter], images: ImageSet) -> "Tuning":
         kept = gone if self._repair.masked else []
-        return Tuning(self._repair, deepcopy(model), kept, self._stamp, images, self._meter)
+        return Tuning(
+            self._repair,
+            deepcopy(model),
+            self._classifier,
+            kept,
+            self._found,
+            self._evidence,
+            images,
+            seed=derive(self._seed, "tune"),
+            meter=self._meter,
+        )
 
     def _fit(
-        self,
-        tuning: "Tuning",
-        epochs: int,
-        judge: Callable[[int], Judgement] | None,
-        part: Snapshot | None,
+        self, tuning: "Tuning", judge: Callable[[int], Judgement], part: Snapshot | None
     ) -> list[Row]:
         return fit(
             tuning,
-            epochs=epochs,
+            epochs=self._repair.epochs,
             batch=self._repair.batch,
             seed=derive(self._seed, "tune"),
             judge=judge,
-            patience=self._repair.patience if judge else None,
             snapshot=part,
             on_step=self._on_step,
         )
@@ -294,22 +324,46 @@ class Tuning:
         self,
         repair: GradPrune,
         model: nn.Module,
+        before: nn.Module,
         gone: list[Filter],
-        stamp: Stamp,
+        found: Tree,
+        evidence: Evidence,
         images: ImageSet,
+        *,
+        seed: int,
         meter: Meter,
     ) -> None:
-        self._repair, self._stamp, self.meter = repair, stamp, meter
+        self._repair, self._before, self._found, self.meter = repair, before, found, meter
+        self._evidence, self._images, self._seed = evidence, images, seed
+        self._augment = Augment(shift=repair.shift)
         probe, _ = images.batch(slice(1))
         self._silence = silence(model, gone, probe)
         meter.forward += bool(gone)
         optimize = SGD(momentum=repair.momentum, weight_decay=repair.weight_decay)
         self._learning = Supervised(
-            model, images, loss=self._loss, lr=repair.lr, optimize=optimize, meter=meter
+            model,
+            images,
+            loss=self._loss,
+            lr=repair.lr,
+            schedule=cosine,
+            optimize=clipped(optimize, repair.clip),
+            meter=meter,
         )
         self.model = self._learning.model
 
+    @property
+    def stamp(self) -> Stamp:
+        return self._repair.source.stamp(self._found, self._evidence)
+
     def begin(self, epoch: int) -> int:
+        if epoch and self._repair.learn == "both":
+            self._found = self._repair.source.renewed(
+                self._found,
+                self.model,
+                self._images,
+                seed=derive(self._seed, "renewed", epoch),
+                meter=self.meter,
+            )
         return self._learning.begin(epoch)
 
     def step(self, rows: Tensor, position: float) -> float:
@@ -318,21 +372,36 @@ class Tuning:
         return loss
 
     def _loss(self, model: nn.Module, x: Tensor, y: Tensor, rows: Tensor) -> Tensor:
-        if self._repair.still:
+        repair, x = self._repair, self._augment(x)
+        if repair.still:
             for module in model.modules():
                 if isinstance(module, nn.BatchNorm2d):
                     module.eval()
-        sets = [x, self._stamp(x)] if self._repair.learn == "both" else [x]
-        self.meter.forward += len(sets) * len(x)
-        self.meter.backward += len(sets) * len(x)
         # One pass a set: the statistics of a batch are then those of one kind of image.
-        return torch.stack([F.cross_entropy(model(part), y) for part in sets]).sum()
+        said = model(x)
+        loss = F.cross_entropy(said, y)
+        self._count(len(x), backward=True)
+        if repair.learn == "both":
+            loss = loss + repair.weight * F.cross_entropy(model(self.stamp(x)), y)
+            self._count(len(x), backward=True)
+        if repair.keep:
+            with torch.no_grad(), frozen(self._before) as before:
+                known = before(x).log_softmax(dim=1)
+            far = F.kl_div(said.log_softmax(dim=1), known, reduction="batchmean", log_target=True)
+            loss = loss + repair.keep * far
+            self._count(len(x), backward=False)
+        return loss
+
+    def _count(self, images: int, *, backward: bool) -> None:
+        self.meter.forward += images
+        self.meter.backward += images if backward else 0
 
     def state_dict(self) -> Tree:
-        return self._learning.state_dict()
+        return {"learning": self._learning.state_dict(), "found": self._found}
 
     def load_state_dict(self, state: Tree) -> None:
-        self._learning.load_state_dict(state)
+        self._learning.load_state_dict(state["learning"])
+        self._found = state["found"]
 
 
 def _stop(curve: Sequence[Outlook], alpha: float) -> int:
@@ -344,3 +413,13 @@ def _stop(curve: Sequence[Outlook], alpha: float) -> int:
         if seen.trigger_loss < curve[best].trigger_loss:
             best = k
     return best
+
+
+def settled(curve: Sequence[Outlook], judge: Literal["both", "clean"]) -> int:
+    """The last epoch whose loss is within one standard error of the smallest."""
+    if judge == "both":
+        losses = [(seen.clean_loss + seen.trigger_loss, seen.both_error) for seen in curve]
+    else:
+        losses = [(seen.clean_loss, seen.clean_error) for seen in curve]
+    smallest, error = min(losses)
+    return max(k for k, (loss, _) in enumerate(losses) if loss <= smallest + error)

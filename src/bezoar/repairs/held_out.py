@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from bezoar.classifier import device_of, frozen
 from bezoar.costs import Meter
@@ -27,25 +27,43 @@ class Outlook:
         clean: share of the clean ones that are named rightly.
         clean_loss: their mean cross-entropy.
         trigger_loss: that of the triggered ones towards their true classes.
+        clean_error: standard error of ``clean_loss``, by how the images differ.
+        both_error: that of the sum of both losses.
     """
 
     clean: float
     clean_loss: float
     trigger_loss: float
+    clean_error: float
+    both_error: float
 
 
 def outlook(model: nn.Module, stamp: Stamp, held: ImageSet, meter: Meter) -> Outlook:
     """Show a network some images, clean and triggered; two forward passes each."""
-    right, losses = 0, [0.0, 0.0]
+    right, losses = 0, []
     with torch.no_grad(), frozen(model):
         for rows in torch.arange(len(held)).split(PASS):
             x, y = (part.to(device_of(model)) for part in held.batch(rows))
-            for k, images in enumerate((x, stamp(x))):
+            both = []
+            for images in (x, stamp(x)):
                 logits = model(images)
-                losses[k] += F.cross_entropy(logits, y, reduction="sum").item()
-                right += 0 if k else int((logits.argmax(dim=1) == y).sum())
+                both.append(F.cross_entropy(logits, y, reduction="none"))
+                right += 0 if len(both) > 1 else int((logits.argmax(dim=1) == y).sum())
+            losses.append(torch.stack(both).double().cpu())
     meter.forward += 2 * len(held)
-    return Outlook(right / len(held), losses[0] / len(held), losses[1] / len(held))
+    clean, triggered = torch.cat(losses, dim=1)
+    return Outlook(
+        right / len(held),
+        clean.mean().item(),
+        triggered.mean().item(),
+        _error(clean),
+        _error(clean + triggered),
+    )
+
+
+def _error(losses: Tensor) -> float:
+    """Standard error of the mean of numbers ``(N,)``; zero of a single one."""
+    return losses.std().item() / len(losses) ** 0.5 if len(losses) > 1 else 0.0
 
 
 def joined(evidence: Evidence) -> ImageSet:
@@ -83,12 +101,11 @@ def cut(evidence: Evidence, folds: int, seed: int) -> list[tuple[ImageSet, Image
 
 
 def averaged(curves: Sequence[Sequence[Outlook]]) -> list[Outlook]:
-    """The mean over the folds, as far as the shortest curve goes."""
-    return [
-        Outlook(
-            float(np.mean([one.clean for one in each])),
-            float(np.mean([one.clean_loss for one in each])),
-            float(np.mean([one.trigger_loss for one in each])),
-        )
-        for each in zip(*curves, strict=False)
-    ]
+    """The mean over the folds, as far as the shortest curve goes; its errors shrink with them."""
+    found = []
+    for each in zip(*curves, strict=False):
+        mean = {name: float(np.mean([vars(one)[name] for one in each])) for name in vars(each[0])}
+        for name in ("clean_error", "both_error"):
+            mean[name] = float(np.linalg.norm([vars(one)[name] for one in each])) / len(each)
+        found.append(Outlook(**mean))
+    return found

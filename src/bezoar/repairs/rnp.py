@@ -1,13 +1,11 @@
 """RNP: unlearn what is clean, learn which channels bring it back, prune those that do not."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -18,9 +16,9 @@ from bezoar.fit import (
     SGD,
     BatchLoss,
     Judgement,
-    Optimize,
     Progress,
     Supervised,
+    clipped,
     cost_of,
     fit,
     silent,
@@ -222,19 +220,3 @@ def scaled_loss(factor: float, meter: Meter) -> BatchLoss:
         return factor * F.cross_entropy(model(x), y)
 
     return loss
-
-
-def clipped(optimize: Optimize, norm: float) -> Optimize:
-    """An optimizer that cuts the gradient of all weights to a norm, right before each step."""
-
-    def made(parameters: Iterable[nn.Parameter], lr: float) -> torch.optim.Optimizer:
-        kept = list(parameters)
-        optimizer = optimize(kept, lr)
-
-        def cut(optimizer: torch.optim.Optimizer, *rest: Any) -> None:
-            nn.utils.clip_grad_norm_(kept, norm)
-
-        optimizer.register_step_pre_hook(cut)
-        return optimizer
-
-    return made

@@ -24,6 +24,7 @@ from bezoar.snapshots import Tree
 
 Stamp = Callable[[Tensor], Tensor]
 Kind = Literal["oracle", "recovered", "surrogate"]
+GOLDEN = (5**0.5 - 1) / 2
 
 
 class Source(Protocol):
@@ -47,6 +48,19 @@ class Source(Protocol):
     def stamp(self, found: Tree, evidence: Evidence) -> Stamp:
         """Images ``(N, C, H, W)`` to triggered images; ``found`` is what ``find`` gave."""
 
+    def renewed(
+        self, found: Tree, model: nn.Module, images: ImageSet, *, seed: int, meter: Meter
+    ) -> Tree:
+        """What was found, now that the classifier has learnt; the same where that tells nothing.
+
+        Args:
+            found: what ``find`` or this gave.
+            model: the classifier as it is now; not changed.
+            images: what it learns from.
+            seed: names all randomness, another one each time.
+            meter: where the cost is counted.
+        """
+
 
 @dataclass(frozen=True, kw_only=True)
 class Oracle:
@@ -63,6 +77,11 @@ class Oracle:
     def stamp(self, found: Tree, evidence: Evidence) -> Stamp:
         assert evidence.trigger is not None  # find has looked
         return evidence.trigger
+
+    def renewed(
+        self, found: Tree, model: nn.Module, images: ImageSet, *, seed: int, meter: Meter
+    ) -> Tree:
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +108,11 @@ class Recovered:
         mask, pattern = found["mask"], found["pattern"]
         return lambda x: (1 - mask.to(x)) * x + mask.to(x) * pattern.to(x)
 
+    def renewed(
+        self, found: Tree, model: nn.Module, images: ImageSet, *, seed: int, meter: Meter
+    ) -> Tree:
+        return found
+
 
 @dataclass(frozen=True, kw_only=True)
 class Surrogate:
@@ -96,69 +120,128 @@ class Surrogate:
 
     .. math::
         \delta_t = \arg\min_{\lVert\delta\rVert_\infty \le \epsilon}
-        \frac1n\sum_i L\bigl(f(\mathrm{clip}(x_i + \delta)), t\bigr), \qquad
+        \frac1n\sum_i L\bigl(f(\mathrm{clip}(x_i + u_i \delta)), t\bigr), \qquad
         \hat t = \arg\min_t \min_\delta(\cdot)
 
     over the images of other classes, by Adam, all classes at once on a few images each a step. A
     backdoor is a direction in which a network gives way; whatever the trigger, a perturbation that
-    is free to be anything tends to find it (arXiv:2110.03735 takes such for its stand-in).
+    is free to be anything tends to find it (arXiv:2110.03735 takes such for its stand-in). The
+    strengths u_i are spread evenly over [0, 1]: the class is the one to which little leads, and a
+    faint trigger is unlearnt with a strong one.
 
-    Cost: ``steps * rows`` passes each way, and one forward pass for each class and image.
+    A network that has unlearnt one perturbation gives way to the next. So each epoch of tuning
+    begins with ``again`` further steps against the network as it is then, and images are given one
+    or other of all perturbations so far.
+
+    Cost: ``steps * rows`` passes each way, at most ``rows`` forward passes for each class, and
+    ``again * batch`` passes each way an epoch of tuning.
 
     Args:
         eps: radius in Linf, in pixel units of [0, 1].
         steps: of the descent.
         lr: of Adam, in pixel units.
         rows: perturbed images a step, over all classes.
+        again: steps before each epoch of tuning but the first.
+        batch: images of such a step.
     """
 
     kind: ClassVar[Kind] = "surrogate"
-    eps: float = 0.15
-    steps: int = 60
-    lr: float = 0.02
-    rows: int = 256
+    eps: float = 0.3
+    steps: int = 40
+    lr: float = 0.05
+    rows: int = 128
+    again: int = 5
+    batch: int = 16
 
     def __post_init__(self) -> None:
         checks.in_range("eps", self.eps, 0, 1)
         checks.in_range("lr", self.lr, 0)
-        checks.at_least("steps", self.steps, 1)
-        checks.at_least("rows", self.rows, 1)
+        for name in ("steps", "rows", "batch"):
+            checks.at_least(name, getattr(self, name), 1)
+        checks.at_least("again", self.again, 0)
 
     def find(self, classifier: nn.Module, evidence: Evidence, *, seed: int, meter: Meter) -> Tree:
         begun, images, device = time.monotonic(), evidence.train, device_of(classifier)
-        classes = len(images.classes)
-        each = max(1, self.rows // classes)
-        wanted = torch.arange(classes, device=device)
-        delta = torch.zeros(classes, *images.shape, device=device, requires_grad=True)
-        adam = torch.optim.Adam([delta], lr=self.lr)
+        classes = torch.arange(len(images.classes), device=device)
         rng = generator(seed, "surrogate")
+        delta = torch.zeros(len(classes), *images.shape, device=device)
+        delta = self._descended(
+            classifier, images, delta, classes, self.steps, self.rows, rng=rng, meter=meter
+        )
+        some = torch.randperm(len(images), generator=rng)[: self.rows]
+        losses = []
+        with torch.no_grad(), frozen(classifier):
+            for wanted, own in zip(classes, delta, strict=True):
+                every = own.expand(len(some), *own.shape)
+                each = _loss(classifier, images, some, every, wanted.expand(len(some)))
+                others = (images.labels[some] != wanted.cpu()).sum().clamp_min(1)
+                losses.append(each.sum() / others.to(device))
+                meter.forward += len(some)
+        suspect = int(torch.stack(losses).argmin())
+        meter.seconds += time.monotonic() - begun
+        return {"delta": delta[suspect].cpu().clone(), "later": [], "suspect": suspect}
+
+    def stamp(self, found: Tree, evidence: Evidence) -> Stamp:
+        every = torch.stack([found["delta"], *found["later"]])
+
+        def stamped(x: Tensor) -> Tensor:
+            own = every[torch.arange(len(x)) % len(every)].to(x)
+            return (x + strengths(x) * own).clamp(0, 1)
+
+        return stamped
+
+    def renewed(
+        self, found: Tree, model: nn.Module, images: ImageSet, *, seed: int, meter: Meter
+    ) -> Tree:
+        if not self.again or not (images.labels != found["suspect"]).any():
+            return found
+        begun, device = time.monotonic(), device_of(model)
+        last = [found["delta"], *found["later"]][-1].to(device)[None]
+        wanted = torch.tensor([found["suspect"]], device=device)
+        rng = generator(seed, "surrogate", "again")
+        delta = self._descended(
+            model, images, last, wanted, self.again, self.batch, rng=rng, meter=meter
+        )
+        meter.seconds += time.monotonic() - begun
+        return {**found, "later": [*found["later"], delta[0].cpu().clone()]}
+
+    def _descended(
+        self,
+        classifier: nn.Module,
+        images: ImageSet,
+        delta: Tensor,
+        classes: Tensor,
+        steps: int,
+        rows: int,
+        *,
+        rng: torch.Generator,
+        meter: Meter,
+    ) -> Tensor:
+        """Perturbations ``(k, C, H, W)`` towards k classes after some steps of Adam."""
+        each = max(1, rows // len(classes))
+        delta = delta.clone().requires_grad_()
+        adam = torch.optim.Adam([delta], lr=self.lr)
+        targets = classes.repeat_interleave(each)
         with frozen(classifier):
-            for _ in range(self.steps):
-                rows = torch.randint(len(images), (classes * each,), generator=rng)
-                targets = wanted.repeat_interleave(each)
-                loss = _loss(classifier, images, rows, delta.repeat_interleave(each, 0), targets)
-                meter.forward += len(rows)
-                meter.backward += len(rows)
+            for _ in range(steps):
+                drawn = torch.randint(len(images), (len(targets),), generator=rng)
+                loss = _loss(classifier, images, drawn, delta.repeat_interleave(each, 0), targets)
+                meter.forward += len(drawn)
+                meter.backward += len(drawn)
                 (delta.grad,) = torch.autograd.grad(loss.sum() / each, delta)
                 adam.step()
                 with torch.no_grad():
                     delta.clamp_(-self.eps, self.eps)
-            with torch.no_grad():
-                every = torch.arange(len(images))
-                losses = []
-                for t in range(classes):
-                    part = delta[t].expand(len(images), *images.shape)
-                    each_loss = _loss(classifier, images, every, part, wanted[t].expand(len(every)))
-                    others = (images.labels != t).sum().clamp_min(1).to(device)
-                    losses.append(each_loss.sum() / others)
-                    meter.forward += len(images)
-        suspect = int(torch.stack(losses).argmin())
-        meter.seconds += time.monotonic() - begun
-        return {"delta": delta[suspect].detach().cpu().clone(), "suspect": suspect}
+        return delta.detach()
 
-    def stamp(self, found: Tree, evidence: Evidence) -> Stamp:
-        delta = found["delta"]
-        return lambda x: (x + delta.to(x)).clamp(0, 1)
+
+def strengths(x: Tensor) -> Tensor:
+    """Numbers in [0, 1) for the images of a batch, ``(N, 1, 1, 1)``, evenly spread.
+
+    The fractional parts of the multiples of the golden ratio: any few in turn lie far apart.
+    """
+    number = torch.arange(1, len(x) + 1, dtype=torch.float64)
+    return (number * GOLDEN % 1)[:, None, None, None].to(x)
 
 
 def _loss(

@@ -42,6 +42,7 @@ class Size:
         train, test: first images of the splits; 0 is all.
         network: fields of the networks instead of those of the set, for example the width.
         training: settings of the victims' trainings instead of those of the set.
+        triggers: settings of a trigger instead of its own, by the name of the backdoor.
         instead: settings of a repair instead of its own, by its name, by ``DATA NAME``, or by
             ``DATA NAME spcN``; the closer one counts.
         caps: what a setting of that name may be at most, in any training or repair.
@@ -53,6 +54,7 @@ class Size:
     test: int = 0
     network: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
+    triggers: dict[str, dict[str, Any]] = field(default_factory=dict)
     instead: dict[str, dict[str, Any]] = field(default_factory=dict)
     caps: dict[str, int] = field(default_factory=dict)
 
@@ -235,7 +237,9 @@ class Reproduction:
         checks.at_least("samples", self.size.samples, 1)
         self.recipe, self._say, self._on_step, self._notes = recipe, say, on_step, notes
         self._subjects = [_subject(table, self.size) for table in recipe.subject]
-        self._plants = [_plant(table) for table in recipe.plant]
+        self._plants = [_plant(table, self.size) for table in recipe.plant]
+        for name in self.size.triggers:
+            checks.known("triggers", name, [plant.name for plant in self._plants])
         self._cures = [_cure(table) for table in recipe.cure]
         _require_known(self.size.instead, self._subjects, self._cures, self.size.budgets)
         for subject, cure in product(self._subjects, self._cures):
@@ -448,10 +452,11 @@ def _subject(table: Mapping[str, Any], size: Size) -> Subject:
     return replace(subject, network=network(subject.network, size.network), training=training)
 
 
-def _plant(table: Mapping[str, Any]) -> Plant:
+def _plant(table: Mapping[str, Any], size: Size) -> Plant:
     plant: Plant = recipes.build(Plant, table, "plant")
-    recipes.method(Trigger, plant.trigger, f"plant {plant.name}")
-    return plant
+    trigger = {**plant.trigger, **size.triggers.get(plant.name, {})}
+    recipes.method(Trigger, trigger, f"plant {plant.name}")
+    return replace(plant, trigger=trigger)
 
 
 def _cure(table: Mapping[str, Any]) -> Cure:
