@@ -14,6 +14,7 @@ format = 1
 name = "toy"
 paper = "arXiv:2405.03918"
 about = ["a toy"]
+average = ["badnets", "lf"]
 
 [sizes.one]
 samples = 2
@@ -97,6 +98,8 @@ def test_every_victim_and_every_cell_has_its_rows(done):
     expected |= {(pruning, s, m) for s in (0, 1, 40, 41) for m in gains}
     expected |= {("digits badnets ft none spc3", s, m) for s in (0, 1, 40, 41) for m in cured}
     expected |= {("digits lf ft none spc3", s, m) for s in (0, 1) for m in cured}
+    expected |= {("digits average none none spc0", 0, m) for m in sick}
+    expected |= {("digits average ft none spc3", s, m) for s in (0, 1) for m in cured}
     assert places(done[1]) == expected
     assert "missing" not in done[1]
 
@@ -108,6 +111,14 @@ def test_a_gain_is_the_difference_on_the_same_images(done):
         for name, metric in (("grad-prune", "ra"), ("tuning alone", "ra"), ("pruning", "gain:ra"))
     )
     assert gain == first - second
+
+
+def test_an_average_is_the_mean_over_the_backdoors_of_the_same_draw(done):
+    values = {(row["case"], row["seed"], row["metric"]): row["value"] for row in done[1]["rows"]}
+    both, *each = (
+        values[f"digits {name} ft none spc3", 1, "asr"] for name in ("average", "badnets", "lf")
+    )
+    assert both == pytest.approx(sum(each) / 2)
 
 
 def test_what_was_published_stands_beside_what_was_measured(done):
@@ -148,7 +159,11 @@ def test_a_part_is_worked_on_alone_and_what_is_missing_is_named(tmp_path):
     table = work.table()
     assert {seed for _, seed, _ in places(table)} == {0, 40, 41}  # 0 is the clean control
     assert table["missing"][0] == "digits badnets none none spc0, seed 0"
-    assert "digits lf ft none spc3, seed 1" in table["missing"]
+    assert table["missing"][1:] == ["digits lf none none spc0, seed 0"]  # and so all its cells
+    (tmp_path / "run" / "digits" / "badnets-4" / "ft-none-spc3-0.json").unlink()
+    assert (
+        table["missing"] + ["digits badnets ft none spc3 (1 of 2 draws)"] == work.table()["missing"]
+    )
 
 
 def test_pictures_of_the_triggers_stand_on_the_page(done):

@@ -4,6 +4,7 @@ Every victim, repaired network and cell is kept in the run folder as soon as it 
 reproduction may be killed and started again, and several processes may share it with ``only``.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
@@ -147,6 +148,8 @@ class Recipe:
         plant: tables of ``Plant``.
         cure: tables of ``Cure``.
         pair: tables of ``Pair``.
+        average: names of backdoors. Each repair has rows of an attack ``average`` too, the means
+            over them, wherever all of them were repaired with that draw of images.
     """
 
     format: int
@@ -158,6 +161,7 @@ class Recipe:
     plant: list[dict[str, Any]]
     cure: list[dict[str, Any]]
     pair: list[dict[str, Any]] = field(default_factory=list)
+    average: list[str] = field(default_factory=list)
     published: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
@@ -249,9 +253,8 @@ class Reproduction:
         for pair in self._pairs:
             for side in (pair.first, pair.second):
                 checks.known("repair", side, [f"{one.name} {one.source}" for one in self._cures])
-        for cure in self._cures:
-            for name in cure.attacks:
-                checks.known("attack", name, [plant.name for plant in self._plants])
+        for name in [*recipe.average, *(name for cure in self._cures for name in cure.attacks)]:
+            checks.known("attack", name, [plant.name for plant in self._plants])
         known = [f"{s.data} {p.name}" for s, p, _ in self._victims()]
         for name in only:
             checks.known("attack", name, known)
@@ -284,26 +287,27 @@ class Reproduction:
             ValueError: nothing is done.
         """
         table: list[audit.Row] = []
-        missing: dict[str, None] = {}
+        missing: list[str] = []
         for subject in self._subjects:
             path = self._control(subject)[1]
             table += read_json(path)["rows"] if path.exists() else []
+        draws: dict[str, list[bool]] = {}
         for subject, plant, victim in self._victims():
             path = self._folder(subject, plant, victim) / "sick.json"
-            name = f"{subject.data} {plant.name} none none spc0, seed {10 * victim}"
-            for place, what in [
-                (path, name),
-                *(
-                    (self._cell(cell), f"{cell.case}, seed {cell.seed}")
-                    for cell in self._cells(subject, plant, victim)
-                ),
-            ]:
-                if place.exists():
-                    table += read_json(place)["rows"]
-                else:
-                    missing[what] = None
+            if not path.exists():
+                missing.append(f"{subject.data} {plant.name} none none spc0, seed {10 * victim}")
+                continue
+            table += read_json(path)["rows"]
+            for cell in self._cells(subject, plant, victim):
+                place = self._cell(cell)
+                table += read_json(place)["rows"] if place.exists() else []
+                draws.setdefault(cell.case, []).append(place.exists())
+        for case, done in draws.items():
+            if not all(done):
+                missing.append(f"{case} ({sum(done)} of {len(done)} draws)" if any(done) else case)
         if not table:
             raise ValueError(f"{self._run.path}: expected measured cells, found none")
+        table += _averages([subject.data for subject in self._subjects], self.recipe.average, table)
         for pair in self._pairs:
             table += _gains(pair, table)
         for row in table:
@@ -313,7 +317,7 @@ class Reproduction:
         results = audit.results(self._notes, table, {})
         results["about"] = [*self.recipe.about, f"size: {told(self.size)}"]
         results["figures"] = {file: text for file, (text, _) in self._stamped().items()}
-        return {**results, "missing": list(missing)} if missing else results
+        return {**results, "missing": missing} if missing else results
 
     def figures(self) -> dict[str, Figure]:
         """Test images with and without each trigger, by file name."""
@@ -489,6 +493,23 @@ def _require_known(
         checks.known("repair", name, names)
 
 
+def _averages(
+    sets: Sequence[str], attacks: Sequence[str], table: Sequence[audit.Row]
+) -> list[audit.Row]:
+    """Means over some backdoors, for each data set, repair and draw for which there are all."""
+    values: dict[tuple[str, int, str], list[float]] = {}
+    for data, attack, row in product(sets, attacks, table):
+        start = f"{data} {attack} "
+        if row["case"].startswith(start):
+            named = f"{data} average {row['case'].removeprefix(start)}"
+            values.setdefault((named, row["seed"], row["metric"]), []).append(row["value"])
+    return [
+        audit.number_row(*place, math.fsum(own) / len(own))
+        for place, own in values.items()
+        if len(own) == len(attacks)
+    ]
+
+
 def _gains(pair: Pair, table: Sequence[audit.Row]) -> list[audit.Row]:
     """What the first of two repairs has over the second, cell by cell."""
     values = {(row["case"], row["seed"], row["metric"]): row for row in table}
@@ -502,5 +523,6 @@ def _gains(pair: Pair, table: Sequence[audit.Row]) -> list[audit.Row]:
             # The source stands once: that of the first.
             named = f"{before} {pair.name} {pair.first.split()[-1]} {after}"
             gain = row["value"] - other["value"]
-            found.append({**audit.number_row(named, seed, f"gain:{metric}", gain), "n": row["n"]})
+            size = {"n": row["n"]} if "n" in row else {}
+            found.append({**audit.number_row(named, seed, f"gain:{metric}", gain), **size})
     return found
