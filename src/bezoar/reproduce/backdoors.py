@@ -286,6 +286,23 @@ class Reproduction:
         Raises:
             ValueError: nothing is done.
         """
+        table, missing = self._done()
+        if not table:
+            raise ValueError(f"{self._run.path}: expected measured cells, found none")
+        table += _averages([subject.data for subject in self._subjects], self.recipe.average, table)
+        for pair in self._pairs:
+            table += _gains(pair, table)
+        for row in table:
+            published = self.recipe.published.get(row["case"], {}).get(row["metric"])
+            if published is not None:
+                row["paper"] = published
+        results = audit.results(self._notes, table, {})
+        results["about"] = [*self.recipe.about, f"size: {told(self.size)}"]
+        results["figures"] = {file: text for file, (text, _) in self._stamped().items()}
+        return {**results, "missing": missing} if missing else results
+
+    def _done(self) -> tuple[list[audit.Row], list[str]]:
+        """The rows of what is done, and the names of victims and cases that are not, or in part."""
         table: list[audit.Row] = []
         missing: list[str] = []
         for subject in self._subjects:
@@ -305,19 +322,7 @@ class Reproduction:
         for case, done in draws.items():
             if not all(done):
                 missing.append(f"{case} ({sum(done)} of {len(done)} draws)" if any(done) else case)
-        if not table:
-            raise ValueError(f"{self._run.path}: expected measured cells, found none")
-        table += _averages([subject.data for subject in self._subjects], self.recipe.average, table)
-        for pair in self._pairs:
-            table += _gains(pair, table)
-        for row in table:
-            published = self.recipe.published.get(row["case"], {}).get(row["metric"])
-            if published is not None:
-                row["paper"] = published
-        results = audit.results(self._notes, table, {})
-        results["about"] = [*self.recipe.about, f"size: {told(self.size)}"]
-        results["figures"] = {file: text for file, (text, _) in self._stamped().items()}
-        return {**results, "missing": missing} if missing else results
+        return table, missing
 
     def figures(self) -> dict[str, Figure]:
         """Test images with and without each trigger, by file name."""
