@@ -87,6 +87,10 @@ def test_every_victim_and_every_cell_has_its_rows(done):
     cured = {"clean", "asr", "ra", "der", "drop", "seconds", "passes"}
     sick = {"clean", "asr", "ra"}
     expected = {("digits none none none spc0", 0, "clean")}
+    expected |= {("digits badnets healthy none spc0", s, m) for s in (0, 40) for m in sick}
+    expected |= {
+        (f"digits {name} healthy none spc0", 0, m) for name in ("lf", "average") for m in sick
+    }
     expected |= {("digits badnets none none spc0", s, m) for s in (0, 40) for m in sick}
     expected |= {("digits lf none none spc0", 0, m) for m in sick}
     prune = "digits badnets grad-prune oracle spc2"

@@ -35,6 +35,8 @@ SECTIONS = (
     ("Memory", ("memory",)),
     ("Loss", ("loss",)),
     ("Validation", ("validation:",)),
+    ("Backdoors", ("asr", "ra", "der", "drop")),
+    ("What the first of a pair has over the second", ("gain:",)),
     ("Cost", ("passes", "seconds", "rounds", "added", "removed")),
 )
 

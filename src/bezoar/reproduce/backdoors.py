@@ -314,7 +314,7 @@ class Reproduction:
             if not path.exists():
                 missing.append(f"{subject.data} {plant.name} none none spc0, seed {10 * victim}")
                 continue
-            table += read_json(path)["rows"]
+            table += read_json(path)["rows"] + read_json(path.with_name("healthy.json"))["rows"]
             for cell in self._cells(subject, plant, victim):
                 place = self._cell(cell)
                 table += read_json(place)["rows"] if place.exists() else []
@@ -384,7 +384,7 @@ class Reproduction:
         folder = self._folder(subject, plant, victim)
         path, cell = folder / "sick.safetensors", folder / "sick.json"
         clean = self._clean(subject)
-        if cell.exists():
+        if cell.exists() and (folder / "healthy.json").exists():
             return
         folder.mkdir(parents=True, exist_ok=True)
         trigger: Trigger = recipes.method(Trigger, plant.trigger, plant.name)
@@ -402,8 +402,12 @@ class Reproduction:
             clean=clean if isinstance(trigger, Fitted) else None,
             on_step=self._on_step,
         )
-        facts = self._sick(subject, plant, victim).before
-        case = f"{subject.data} {plant.name} none none spc0"
+        sick, case = self._sick(subject, plant, victim), f"{subject.data} {plant.name}"
+        # What stamps do to the image itself: no repair can be expected to do better.
+        healthy = measure(clean, self._data(subject).test, sick.shown)
+        rows = cures.rows(f"{case} healthy none spc0", 10 * victim, healthy)
+        write_json(folder / "healthy.json", {"rows": rows})
+        facts, case = sick.before, f"{case} none none spc0"
         write_json(cell, {"rows": cures.rows(case, 10 * victim, facts)})
         told = f"clean {facts.accuracy}, asr {facts.asr}"
         self._say(f"{case}, seed {10 * victim}: {told}")
