@@ -33,7 +33,7 @@ from bezoar.fit import (
 from bezoar.repairs.held_out import Outlook, averaged, cut, joined, outlook
 from bezoar.repairs.protocol import Repair
 from bezoar.repairs.pruning import ByGradient, Filter, Score, blamed, silence
-from bezoar.repairs.sources import Recovered, Source, Stamp
+from bezoar.repairs.sources import Source, Stamp, Surrogate
 from bezoar.seeds import derive
 from bezoar.snapshots import Snapshot, Stages, Tree
 
@@ -53,7 +53,7 @@ class GradPrune(Repair):
 
     .. math::
         \min_\theta\; \mathrm{E}\,\bigl[L(f_\theta(x), y) + w\, L(f_\theta(T(x)), y)
-        + k\, \mathrm{KL}\bigl(f_0(x) \,\Vert\, f_\theta(x)\bigr)\bigr]
+        + a\, \mathrm{KL}\bigl(f_0(x) \,\Vert\, f_\theta(x)\bigr)\bigr]
 
     with f_0 the network as it came, while what was pruned stays zero. Paper: arXiv:2405.03918,
     which has no last term, w = 1 and images that are not moved; with them a network that is not
@@ -92,7 +92,7 @@ class GradPrune(Repair):
         batch: images a step, each with and without trigger.
         lr: learning rate that tuning starts from.
         weight: the factor w on the loss of triggered images.
-        keep: the factor k on the divergence from the network as it came.
+        keep: the factor a on the divergence from the network as it came.
         shift: pixels that an image is moved by at most, see ``augment``.
         clip: largest norm of the gradient over all weights. Norms that hold their statistics make
             the loss steep; without a limit a step may end the network.
@@ -102,7 +102,7 @@ class GradPrune(Repair):
             images moves them far.
     """
 
-    source: Source = field(default_factory=Recovered)
+    source: Source = field(default_factory=Surrogate)
     score: Score = field(default_factory=ByGradient)
     filters: int = 100
     alpha: float = 0.05
@@ -130,8 +130,9 @@ class GradPrune(Repair):
         for name in ("patience", "folds", "batch"):
             checks.at_least(name, getattr(self, name), 1)
         checks.in_range("alpha", self.alpha, 0, 1)
-        for name in ("lr", "weight", "keep", "clip"):
+        for name in ("lr", "weight", "keep"):
             checks.in_range(name, getattr(self, name), 0)
+        checks.in_range("clip", self.clip, 1e-6)
         Augment(shift=self.shift)
         SGD(momentum=self.momentum, weight_decay=self.weight_decay)
 
