@@ -37,6 +37,7 @@ class Augment:
             columns = (right + torch.arange(width, device=x.device))[:, None, :]
             number = torch.arange(count, device=x.device)[:, None, None]
             x = wide.permute(0, 2, 3, 1)[number, rows, columns].permute(0, 3, 1, 2)
+            x = x.contiguous()  # convolutions follow the layout of images, see classifier.laid_out
         if self.flip:
             mirrored = torch.rand(count, device=x.device) < 0.5
             x = torch.where(mirrored[:, None, None, None], x.flip(3), x)
