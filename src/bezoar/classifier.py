@@ -109,9 +109,9 @@ def laid_out(network: Network) -> Network:
     """Put the weights channels-last, in place: convolutions run up to twice as fast on them.
 
     The function stays the same. A network with a strided 1x1 convolution of 2 to 15 inputs gets
-    torch's own layout: on such weights oneDNN, as it comes with torch 2.13, writes beyond its memory on the
-    way back, with two threads on an odd number of images, or on CPUs without AVX-512, and the
-    process dies sooner or later.
+    torch's own layout: on such weights oneDNN, as it comes with torch 2.13, writes beyond its
+    memory on the way back, with two threads on an odd number of images, or on CPUs without
+    AVX-512, and the process dies sooner or later.
     """
     for module in network.modules():
         if isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1):
