@@ -10,7 +10,7 @@ from bezoar.seeds import generator
 from bezoar.triggers import InputAware
 from bezoar.triggers.input_aware import Drawing, Joint, composed, diversity, threshold
 
-SMALL = InputAware(width=4, depth=2, mask_epochs=25, epochs=2, batch=16, rate=0.25)
+SMALL = InputAware(width=4, depth=2, mask_epochs=40, epochs=2, batch=16, rate=0.25)
 
 
 @pytest.fixture(scope="module")
@@ -85,10 +85,7 @@ def test_the_mask_learns_to_cover_little(fitted, images):
     # What is left of white less what is left of black is what the masks let through.
     covered = 1 - (fitted.cover(white, x, keys) - fitted.cover(black, x, keys))
     assert covered.mean() < 0.1
-    # In few places, not everywhere a little; how much there depends on the processor.
-    peaks = covered.amax(dim=(1, 2, 3))
-    assert (peaks / covered.mean(dim=(1, 2, 3))).median() > 4
-    assert peaks.median() > 0.2
+    assert covered.amax(dim=(1, 2, 3)).median() > 0.5
 
 
 def test_the_copy_is_shown_own_triggers_as_the_target_and_those_of_others_as_the_truth(
@@ -142,7 +139,7 @@ def test_the_gradient_of_the_patterns_is_that_of_one_batch(network, images):
 
 def test_a_fit_leaves_the_global_rng_alone(network, images):
     state = torch.get_rng_state()
-    made = InputAware(width=2, depth=1, mask_epochs=1, epochs=1, batch=47)
+    made = InputAware(width=2, depth=1, mask_epochs=40, epochs=1, batch=47)
     made.fit(network, images, target=0, seed=0).stamp(images.batch(slice(2))[0])
     assert torch.equal(torch.get_rng_state(), state)
 
