@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from bezoar import cli, reproduce
+from bezoar import cli, recipes, reproduce
 from bezoar.report import sheet
 
 NOTES = {"command": "bezoar reproduce toy", "version": "0", "revision": "a", "machine": "2 cores"}
@@ -168,6 +168,32 @@ def test_a_part_is_worked_on_alone_and_what_is_missing_is_named(tmp_path):
     assert (
         table["missing"] + ["digits badnets ft none spc3 (1 of 2 draws)"] == work.table()["missing"]
     )
+
+
+def test_a_table_that_is_there_lends_the_rows_of_other_victims(done, tmp_path):
+    def opened(**more):
+        path, run = done[0] / "toy.toml", tmp_path / "run"
+        return reproduce.opened(path, "one", run, lambda command: NOTES, results=tmp_path, **more)
+
+    earlier = {**done[1], "revision": "earlier"}
+    left = [row for row in earlier["rows"] if row["seed"] < 40]  # its second victim was not done
+    (tmp_path / "toy.json").write_text(json.dumps({**earlier, "rows": left}))
+    opened(only=["digits badnets"], seeds=[4])()
+    work = opened(keep=True)
+    table = work.table()
+    assert "missing" not in table
+    assert places(table) == places(done[1])
+    names = [f"digits {name} none none spc0, seed 0" for name in ("badnets", "lf")]
+    assert table["kept"] == [{"revision": "earlier", "machine": NOTES["machine"], "cases": names}]
+    # The picture of the triggers shows more than those of this run.
+    assert not work.figures()
+    assert table["figures"] == done[1]["figures"]
+    assert opened().table()["missing"] == names
+
+
+def test_only_tables_of_networks_lend_rows(tmp_path):
+    with pytest.raises(ValueError, match="expected a recipe of guards or of backdoors"):
+        reproduce.opened(recipes.find("scans"), "smoke", tmp_path, lambda command: NOTES, keep=True)
 
 
 def test_pictures_of_the_triggers_stand_on_the_page(done):

@@ -231,13 +231,16 @@ def test_pictures_of_the_first_purifier_stand_on_the_page(done):
 def test_a_table_that_is_there_lends_the_rows_of_what_is_not_done(done, tmp_path):
     from bezoar.report import sheet
 
-    path = done[0] / "toy.toml"
-    work = reproduce.opened(
-        path, "one", tmp_path / "run", lambda command: NOTES, only=["digits rounded"]
-    )
-    work()
-    earlier = {**done[1], "revision": "earlier"}
-    table = work.table(earlier)
+    def opened(**more):
+        path, run = done[0] / "toy.toml", tmp_path / "run"
+        return reproduce.opened(path, "one", run, lambda command: NOTES, results=tmp_path, **more)
+
+    def stands(results):
+        (tmp_path / "toy.json").write_text(json.dumps(results))
+
+    opened(only=["digits rounded"])()
+    stands({**done[1], "revision": "earlier"})
+    table = opened(keep=True).table()
     others = ["digits cae", "digits none", "digits smoothing", "digits squeezing"]
     assert "missing" not in table
     assert table["kept"] == [{"revision": "earlier", "machine": NOTES["machine"], "cases": others}]
@@ -245,7 +248,8 @@ def test_a_table_that_is_there_lends_the_rows_of_what_is_not_done(done, tmp_path
     text = sheet.page(table, "toy")
     assert f"Kept from revision earlier, on {NOTES['machine']}, where the networks were" in text
     # Kept once more, they still come from where they were measured.
-    assert work.table({**table, "revision": "later"})["kept"] == table["kept"]
+    stands({**table, "revision": "later"})
+    assert opened(keep=True).table()["kept"] == table["kept"]
 
 
 def untimed(table):

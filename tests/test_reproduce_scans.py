@@ -43,6 +43,10 @@ name = "clp"
 scan = { name = "clp-scan" }
 
 [[look]]
+name = "mm"
+scan = { name = "mm-bd", starts = 2, steps = 3 }
+
+[[look]]
 name = "spectral"
 scan = { name = "spectral-signatures" }
 """
@@ -63,14 +67,17 @@ def done(tmp_path_factory):
 
 def test_every_model_and_every_scan_has_its_rows(done):
     rows = {(row["case"], row["seed"], row["metric"]) for row in done[1]["rows"]}
-    turns = {0: "badnets", 1: "blended", 2: "badnets"}
-    expected = {(f"digits {turns[k]}", k, m) for k in range(3) for m in ("clean", "asr")}
+    turns = {1: "blended", 2: "badnets"}  # those of 0 are for thresholds only
+    expected = {(f"digits {turns[k]}", k, m) for k in turns for m in ("clean", "asr")}
     sifted = ("caught", "false-positives", "auc:rows")
-    expected |= {(f"digits spectral {turns[k]}", k, m) for k in range(3) for m in sifted}
-    expected |= {("digits spectral clean", k, "false-positives") for k in range(3)}
+    expected |= {(f"digits spectral {turns[k]}", k, m) for k in turns for m in sifted}
+    expected |= {("digits spectral clean", k, "false-positives") for k in turns}
     measured = ["threshold", "false-alarms", "hits", "auc"]
-    measured += [f"{m}:{name}" for m in ("hits", "auc") for name in ("badnets", "blended")]
-    expected |= {("digits clp", 0, m) for m in measured}
+    measured += [f"{m}:{name}" for m in ("hits", "auc") for name in turns.values()]
+    scores = ("clp", "mm", "mm p-value")
+    expected |= {(f"digits {name}", 0, m) for name in scores for m in measured}
+    own = ("false-alarms:own", "hits:own")
+    expected |= {(f"digits {name}", 0, m) for name in ("clp", "mm") for m in own}
     assert rows == expected
     assert "calibrate 1; fresh 2; spc 2; train 300; test 60" in sheet.page(done[1], "toy")
 
@@ -86,6 +93,20 @@ def test_a_threshold_is_that_of_models_that_are_not_measured_with_it(done):
     above = [scores[name] > scores["clean-0"] for name in ("clean-1", "clean-2")]
     assert (rows["false-alarms"]["value"], rows["false-alarms"]["n"]) == (sum(above) / 2, 2)
     assert rows["hits:badnets"]["value"] == (scores["badnets-2"] > scores["clean-0"])
+
+
+def test_a_p_value_is_a_score_too_and_who_is_accused_is_counted(done):
+    folder = done[0] / "run" / "digits"
+    kept = {path.stem: json.loads(path.read_text()) for path in folder.glob("*-[0-9].json")}
+    healthy = [kept[name] for name in ("clean-1", "clean-2")]
+    rows = {(row["case"], row["metric"]): row["value"] for row in done[1]["rows"]}
+    accused = sum(model["accused"]["mm"] for model in healthy)
+    assert rows["digits mm", "false-alarms:own"] == accused / 2
+    # Of mm-bd that is the level of its paper, which the p-value is not.
+    assert all(
+        model["accused"]["mm"] == (model["scores"]["mm"] > -math.log10(0.05)) for model in healthy
+    )
+    assert rows["digits mm p-value", "threshold"] == kept["clean-0"]["scores"]["mm p-value"] >= 0
 
 
 def test_a_run_that_is_done_gives_the_same_table_and_trains_nothing(done, monkeypatch):

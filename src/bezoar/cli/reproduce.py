@@ -1,7 +1,7 @@
 """``bezoar reproduce``."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -38,8 +38,8 @@ def reproduce(
         bool,
         typer.Option(
             "--keep",
-            help="With --partial: keep the rows of the table that is there of cases of guards that "
-            "are not done in this run, and say so.",
+            help="With --partial: keep the rows that stand in the table of cases of guards, or of "
+            "victims of backdoors, that are not done in this run, and say so.",
         ),
     ] = False,
     data_root: options.DataRoot = None,
@@ -71,10 +71,11 @@ def reproduce(
             only=only or (),
             seeds=seed or (),
             results=results,
+            keep=keep,
             say=bars.say,
             on_step=bars.on_step,
         )
-        table = _partial(work, results if keep else None) if partial else work()
+        table = work.table() if partial else work()
         figures = {} if table is None else work.figures()
     if table is None:
         print("this part is done; the table is written without --only and --seed")
@@ -85,17 +86,3 @@ def reproduce(
         with replacing(pages / file) as unfinished:
             figure.savefig(unfinished, format="png", dpi=100, facecolor="white")
         print(pages / file)
-
-
-def _partial(work: Any, results: Path | None) -> dict[str, Any]:
-    """The table of what is done; with a folder of results also what stands there of the rest."""
-    from bezoar.files import read_json
-    from bezoar.reproduce import guards
-
-    made: dict[str, Any]
-    if results is None:
-        made = work.table()
-        return made
-    if not isinstance(work, guards.Reproduction):
-        raise ValueError(f"--keep: {work.recipe.name}: expected a recipe of guards")
-    return work.table(read_json(results / f"{work.recipe.name}.json"))

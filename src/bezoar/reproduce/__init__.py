@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from bezoar import recipes
+from bezoar.files import read_json
 from bezoar.fit import Progress, silent
 from bezoar.reproduce import backdoors, guards, scans, sized
 from bezoar.reproduce.cells import Reproduction
@@ -21,13 +22,18 @@ def opened(
     only: Sequence[str] = (),
     seeds: Sequence[int] = (),
     results: Path = Path("results"),
+    keep: bool = False,
     say: Callable[[str], None] = lambda line: None,
     on_step: Callable[[Progress], None] = silent,
 ) -> Reproduction | guards.Reproduction | backdoors.Reproduction | scans.Reproduction:
     """A recipe of repairs, of guards, of backdoors or of scans, ready to run.
 
     The run folder is by default ``runs/NAME-SIZE``, ``notes`` gives the provenance of a command,
-    see ``runs.provenance``; all other arguments are as the two have them.
+    see ``runs.provenance``. With ``keep`` the table that stands in ``results`` lends the rows of
+    what is not done; all other arguments are as they have them.
+
+    Raises:
+        ValueError: ``keep`` where rows cannot be told apart by the network that they are of.
     """
 
     def place(name: str) -> tuple[Path, dict[str, str]]:
@@ -36,6 +42,10 @@ def opened(
 
     more: Any = {"root": root, "only": only, "seeds": seeds, "say": say, "on_step": on_step}
     table = recipes.read_toml(path)
+    if keep:
+        if "look" in table or "subject" not in table:
+            raise ValueError(f"--keep: {path.stem}: expected a recipe of guards or of backdoors")
+        more["earlier"] = read_json(results / f"{table['name']}.json")
     if "look" in table:
         of_scans = sized.read(scans.Recipe, path)
         return scans.Reproduction(of_scans, size, *place(of_scans.name), **more)

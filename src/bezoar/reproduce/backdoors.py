@@ -24,7 +24,7 @@ from bezoar.fit import Progress, silent
 from bezoar.planted import Backdoor
 from bezoar.repairs import Repair
 from bezoar.report.figures import pictures
-from bezoar.reproduce.sized import Sets, network, told
+from bezoar.reproduce.sized import Sets, beside, kept, network, told, unpublished
 from bezoar.results import Rate
 from bezoar.runs import Run
 from bezoar.training import Training
@@ -219,6 +219,10 @@ class Reproduction:
         root: where the data sets are.
         only: backdoors to work on in this process, ``DATA ATTACK``; all if empty.
         seeds: seeds of victims to work on; all if empty.
+        earlier: results of the same recipe. Of victims that are not trained in this run the table
+            has its rows, and says under ``kept`` where they are from: the networks there were
+            others. With any victim of a data set its clean control and its picture stay too; what
+            a victim's own control does stands in the rows ``healthy``.
         say: told a line when something is done.
         on_step: told how far a training is.
     """
@@ -233,6 +237,7 @@ class Reproduction:
         root: Path | None = None,
         only: Sequence[str] = (),
         seeds: Sequence[int] = (),
+        earlier: Mapping[str, Any] | None = None,
         say: Callable[[str], None] = lambda line: None,
         on_step: Callable[[Progress], None] = silent,
     ) -> None:
@@ -263,6 +268,7 @@ class Reproduction:
             checks.known("seed", str(seed), map(str, every))
         self._complete = not only and not seeds
         self._only, self._seeds = set(only or known), set(seeds or every)
+        self._earlier = earlier
         self._sets = Sets(root, train=self.size.train, test=self.size.test)
         about = {"title": recipe.name, "recipe": vars(recipe), "size": size}
         self._run = Run(out, about, notes)
@@ -286,47 +292,66 @@ class Reproduction:
         Raises:
             ValueError: nothing is done.
         """
-        table, missing = self._done()
+        table, missing, lent = self._found(unpublished(self._earlier))
         if not table:
             raise ValueError(f"{self._run.path}: expected measured cells, found none")
         table += _averages([subject.data for subject in self._subjects], self.recipe.average, table)
         for pair in self._pairs:
             table += _gains(pair, table)
-        for row in table:
-            published = self.recipe.published.get(row["case"], {}).get(row["metric"])
-            if published is not None:
-                row["paper"] = published
-        results = audit.results(self._notes, table, {})
+        results = audit.results(self._notes, beside(table, self.recipe.published), {})
         results["about"] = [*self.recipe.about, f"size: {told(self.size)}"]
         results["figures"] = {file: text for file, (text, _) in self._stamped().items()}
+        if lent and self._earlier is not None:
+            results["figures"] |= self._earlier["figures"]
+            results["kept"] = kept(self._earlier, lent)
         return {**results, "missing": missing} if missing else results
 
-    def _done(self) -> tuple[list[audit.Row], list[str]]:
-        """The rows of what is done, and the names of victims and cases that are not, or in part."""
-        table: list[audit.Row] = []
+    def _found(self, earlier: Sequence[audit.Row]) -> tuple[list[audit.Row], list[str], set[str]]:
+        """What is measured; names of victims and cases that are not; victims of earlier rows."""
+        table = [row for subject in self._subjects for row in self._healthy(subject, earlier)]
         missing: list[str] = []
-        for subject in self._subjects:
-            path = self._control(subject)[1]
-            table += read_json(path)["rows"] if path.exists() else []
+        lent = set[str]()
         draws: dict[str, list[bool]] = {}
         for subject, plant, victim in self._victims():
-            path = self._folder(subject, plant, victim) / "sick.json"
-            if not path.exists():
-                missing.append(f"{subject.data} {plant.name} none none spc0, seed {10 * victim}")
+            name = f"{subject.data} {plant.name} none none spc0, seed {10 * victim}"
+            rows = self._rows(subject, plant, victim)
+            if not rows and (rows := _of_victim(subject, plant, victim, earlier)):
+                lent.add(name)
+            if not rows:
+                missing.append(name)
                 continue
-            table += read_json(path)["rows"] + read_json(path.with_name("healthy.json"))["rows"]
+            table += rows
+            there = {(row["case"], row["seed"]) for row in rows}
             for cell in self._cells(subject, plant, victim):
-                place = self._cell(cell)
-                table += read_json(place)["rows"] if place.exists() else []
-                draws.setdefault(cell.case, []).append(place.exists())
+                draws.setdefault(cell.case, []).append((cell.case, cell.seed) in there)
         for case, done in draws.items():
             if not all(done):
                 missing.append(f"{case} ({sum(done)} of {len(done)} draws)" if any(done) else case)
-        return table, missing
+        return table, missing, lent
+
+    def _rows(self, subject: Subject, plant: Plant, victim: int) -> list[audit.Row]:
+        """The rows of a victim and of what is done of its cells; none if it is not trained here."""
+        sick = self._folder(subject, plant, victim) / "sick.json"
+        if not sick.exists():
+            return []
+        cells = [self._cell(cell) for cell in self._cells(subject, plant, victim)]
+        places = [sick, sick.with_name("healthy.json"), *(cell for cell in cells if cell.exists())]
+        return [row for place in places for row in read_json(place)["rows"]]
+
+    def _healthy(self, subject: Subject, earlier: Sequence[audit.Row]) -> list[audit.Row]:
+        """The row of the clean control: the earlier one where there is one."""
+        path, case = self._control(subject)[1], f"{subject.data} none none none spc0"
+        rows = [row for row in earlier if row["case"] == case]
+        if rows or not path.exists():
+            return rows
+        found: list[audit.Row] = read_json(path)["rows"]
+        return found
 
     def figures(self) -> dict[str, Figure]:
         """Test images with and without each trigger, by file name."""
-        return {file: figure for file, (_, figure) in self._stamped().items()}
+        kept = self._earlier["figures"] if self._earlier else {}
+        drawn = self._stamped().items()
+        return {file: figure for file, (_, figure) in drawn if file not in kept}
 
     # ---------------------------------------------------------------- what is done, and where
 
@@ -456,6 +481,17 @@ class Reproduction:
                 file = f"{self.recipe.name}-{subject.data}.png"
                 found[file] = f"{subject.data}: triggers", pictures(rows)
         return found
+
+
+def _of_victim(
+    subject: Subject, plant: Plant, victim: int, table: Sequence[audit.Row]
+) -> list[audit.Row]:
+    """The rows of a victim and its cells; what is computed from several is not among them."""
+    start = f"{subject.data} {plant.name} "
+    own = [row for row in table if row["case"].startswith(start)]
+    return [
+        row for row in own if row["seed"] // 10 == victim and not row["metric"].startswith("gain:")
+    ]
 
 
 def _subject(table: Mapping[str, Any], size: Size) -> Subject:

@@ -25,7 +25,7 @@ from bezoar.matrix import Access, Look, referee, rescored, rows
 from bezoar.referee import Measurement
 from bezoar.report import tables
 from bezoar.report.figures import Pixels, pictures
-from bezoar.reproduce.sized import Sets, network, told
+from bezoar.reproduce.sized import Sets, beside, kept, network, told, unpublished
 from bezoar.runs import FileSnapshot, Run
 from bezoar.sanity import Warning
 from bezoar.training import Training
@@ -160,6 +160,8 @@ class Reproduction:
         only: cases to work on in this process, ``DATA GUARD``; all if empty.
         seeds: those of the size, if any; it has one.
         results: folder of the results files that stand in the same table.
+        earlier: results of the same recipe. Of cases that are not done in this run the table has
+            its rows, and says under ``kept`` where they are from: the networks there were others.
         say: told a line when something is done.
         on_step: told how far a training is.
     """
@@ -175,6 +177,7 @@ class Reproduction:
         only: Sequence[str] = (),
         seeds: Sequence[int] = (),
         results: Path = Path("results"),
+        earlier: Mapping[str, Any] | None = None,
         say: Callable[[str], None] = lambda line: None,
         on_step: Callable[[Progress], None] = silent,
     ) -> None:
@@ -193,7 +196,7 @@ class Reproduction:
         for seed in seeds:
             checks.known("seed", str(seed), [str(self.size.seed)])
         self._only = set(only or self._known)
-        self._results = results
+        self._results, self._earlier = results, earlier
         self._sets = Sets(root, train=self.size.train, validation=self.size.validation)
         self._models = dict[Path, nn.Module]()
         about = {"title": recipe.name, "recipe": vars(recipe), "size": size}
@@ -208,26 +211,22 @@ class Reproduction:
             self._timed(subject, case)
         return self.table() if self._only == set(self._known) else None
 
-    def table(self, earlier: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    def table(self) -> dict[str, Any]:
         """The results of what is done by now; cases that are not are named under ``missing``.
-
-        Args:
-            earlier: results of the same recipe. Of cases that are not done here its rows are kept,
-                and under ``kept`` is said where they are from: the networks there were others.
 
         Raises:
             ValueError: nothing is done.
         """
         table: list[audit.Row] = []
-        old, lent = _by_case(earlier), set[str]()
+        old, lent = unpublished(self._earlier), set[str]()
         found: dict[str, list[Warning]] = {}
         missing: list[str] = []
         for pair in self._pairs():
             name = self._name(*pair)
             if self._cell(*pair).exists():
                 table += self._done(*pair, found, missing)
-            elif name in old:
-                table += old[name]
+            elif rows := [row for row in old if row["case"] == name]:
+                table += rows
                 lent.add(name)
             else:
                 missing.append(name)
@@ -239,19 +238,15 @@ class Reproduction:
                 table += [dict(row) for row in tables.validate(read_json(path))]
             else:
                 missing.append(f"{path}, by `{command}`")
-        for row in table:
-            published = self.recipe.published.get(row["case"], {}).get(row["metric"])
-            if published is not None:
-                row["paper"] = published
-        results = audit.results(self._notes, table, found)
+        results = audit.results(self._notes, beside(table, self.recipe.published), found)
         results["about"] = [*self.recipe.about, f"size: {told(self.size)}"]
         results["figures"] = {
             file: f"{self._name(*pair)}: original, attacked, purified"
             for file, pair in self._purified().items()
         }
-        if lent and earlier is not None:
-            results["kept"] = _kept(earlier, lent)
-            results["warnings"] += [w for w in earlier["warnings"] if w["case"] in lent]
+        if lent and self._earlier is not None:
+            results["kept"] = kept(self._earlier, lent)
+            results["warnings"] += [w for w in self._earlier["warnings"] if w["case"] in lent]
         return {**results, "missing": missing} if missing else results
 
     def _done(
@@ -468,27 +463,6 @@ class Reproduction:
             self._say(f"{name}: certified at L2 {radius:g} {rate}")
         rates["abstained"] = found.abstained
         return [audit.rate_row(name, self.size.seed, key, rate) for key, rate in rates.items()]
-
-
-def _by_case(results: Mapping[str, Any] | None) -> dict[str, list[audit.Row]]:
-    """The rows of a results file by their case."""
-    found: dict[str, list[audit.Row]] = {}
-    for row in tables.validate(results) if results else []:
-        found.setdefault(row["case"], []).append({k: v for k, v in row.items() if k != "paper"})
-    return found
-
-
-def _kept(earlier: Mapping[str, Any], cases: set[str]) -> list[dict[str, Any]]:
-    """Where the rows of some cases come from: by run, its revision, machine and cases."""
-    found, rest = [], set(cases)
-    for before in earlier.get("kept", []):
-        if own := sorted(rest & set(before["cases"])):
-            found.append({**before, "cases": own})
-            rest -= set(own)
-    if rest:
-        place = {name: earlier[name] for name in ("revision", "machine")}
-        found.append({**place, "cases": sorted(rest)})
-    return found
 
 
 def _subject(table: Mapping[str, Any], size: Size) -> Subject:

@@ -210,14 +210,18 @@ class Reproduction:
                 path = self._path(model, "json")
                 if path.exists():
                     done.append((model, read_json(path)))
-                    table += done[-1][1]["rows"]
+                    fresh = model.number >= self.size.calibrate
+                    table += done[-1][1]["rows"] if fresh else []
                 else:
                     missing.append(f"{subject.data} {model.name}")
+            names = {name: None for _, found in done for name in found["scores"]}
+            for name in names:
+                scores = [(model, found["scores"][name]) for model, found in done]
+                table += self._measured(f"{subject.data} {name}", scores)
             for look in self._looks:
-                if isinstance(self._scans[look.name], SIFTS):
-                    continue
-                scores = [(model, found["scores"][look.name]) for model, found in done]
-                table += self._measured(f"{subject.data} {look.name}", scores)
+                if not isinstance(self._scans[look.name], SIFTS):
+                    said = [(model, found["accused"][look.name]) for model, found in done]
+                    table += self._accused(f"{subject.data} {look.name}", said)
         if not table:
             raise ValueError(f"{self._run.path}: expected measured models, found none")
         results = audit.results(self._notes, table, {})
@@ -280,15 +284,19 @@ class Reproduction:
             table.append(audit.rate_row(case, model.number, "asr", facts.asr))
         trusted = few(whole.train, self.size.spc, seed=model.number, held=0).train
         scores: dict[str, float] = {}
+        accused: dict[str, bool] = {}
         for name, scan in self._scans.items():
             more: Any = {"seed": model.number, "on_step": self._on_step}
             if isinstance(scan, SIFTS):
                 table += self._sifted(model, name, scan, network, suspects, rows)
             else:
                 found: Finding = scan(network, trusted, **more)
-                scores[name] = found.score
-                self._say(f"{model.subject.data} {model.name}: {name} {found.score:.2f}")
-        write_json(place, {"rows": table, "scores": scores})
+                scores[name], accused[name] = found.score, found.accused
+                if found.p_value is not None:
+                    scores[f"{name} p-value"] = -math.log10(max(found.p_value, 1e-300))
+                told = f"score {found.score:.2f}, p {found.p_value}"
+                self._say(f"{model.subject.data} {model.name}: {name}: {told}")
+        write_json(place, {"rows": table, "scores": scores, "accused": accused})
 
     def _sifted(
         self,
@@ -315,6 +323,18 @@ class Reproduction:
             ends = {"low": told.auc.low, "high": told.auc.high, "n": len(rows)}
             table.append({**audit.number_row(case, seed, "auc:rows", told.auc.value), **ends})
         self._say(f"{case}, {seed}: caught {told.caught}, false positives {told.alarms}")
+        return table
+
+    def _accused(self, case: str, said: Sequence[tuple[Model, bool]]) -> list[audit.Row]:
+        """Whom a scan accuses with its own threshold, of the same models."""
+        fresh = [
+            (m.plant is None, accused) for m, accused in said if m.number >= self.size.calibrate
+        ]
+        table = []
+        for metric, healthy in (("false-alarms:own", True), ("hits:own", False)):
+            own = [accused for kind, accused in fresh if kind is healthy]
+            if own:
+                table.append(audit.rate_row(case, 0, metric, Rate(sum(own), len(own))))
         return table
 
     def _measured(self, case: str, scores: Sequence[tuple[Model, float]]) -> list[audit.Row]:

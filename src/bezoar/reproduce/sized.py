@@ -1,12 +1,13 @@
 """What a size makes of a recipe: fewer images, narrower networks; and how readers are told."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from bezoar import checks, data, recipes
+from bezoar import audit, checks, data, recipes
 from bezoar.data.imageset import DataSet
+from bezoar.report import tables
 
 Recipe = TypeVar("Recipe")
 
@@ -60,6 +61,46 @@ class Sets:
             }
             self._loaded[name] = replace(whole, **kept)
         return self._loaded[name]
+
+
+def beside(
+    table: Sequence[audit.Row], published: Mapping[str, Mapping[str, float]]
+) -> list[audit.Row]:
+    """The rows of a table, with what was published of their case and metric."""
+    return [
+        {**row, "paper": published[row["case"]][row["metric"]]}
+        if row["metric"] in published.get(row["case"], {})
+        else row
+        for row in table
+    ]
+
+
+def unpublished(results: Mapping[str, Any] | None) -> list[audit.Row]:
+    """The rows of a results file, without what was published beside them; none of no file.
+
+    Raises:
+        ValueError: the file is not of the form of a results table.
+    """
+    rows = tables.validate(results) if results else []
+    return [{key: value for key, value in row.items() if key != "paper"} for row in rows]
+
+
+def kept(earlier: Mapping[str, Any], cases: set[str]) -> list[dict[str, Any]]:
+    """Where rows that were taken over come from: by run, its revision, machine and cases.
+
+    Args:
+        earlier: the results that they stood in; what these had taken over keeps its origin.
+        cases: names of what was taken over.
+    """
+    found, rest = [], set(cases)
+    for before in earlier.get("kept", []):
+        if own := sorted(rest & set(before["cases"])):
+            found.append({**before, "cases": own})
+            rest -= set(own)
+    if rest:
+        place = {name: earlier[name] for name in ("revision", "machine")}
+        found.append({**place, "cases": sorted(rest)})
+    return found
 
 
 def told(size: Any) -> str:
