@@ -78,6 +78,7 @@ def test_every_model_and_every_scan_has_its_rows(done):
     expected |= {(f"digits {name}", 0, m) for name in scores for m in measured}
     own = ("false-alarms:own", "hits:own")
     expected |= {(f"digits {name}", 0, m) for name in ("clp", "mm") for m in own}
+    expected.add(("digits mm", 0, "named"))  # clp-scan tells no classes apart
     assert rows == expected
     assert "calibrate 1; fresh 2; spc 2; train 300; test 60" in sheet.page(done[1], "toy")
 
@@ -102,6 +103,8 @@ def test_a_p_value_is_a_score_too_and_who_is_accused_is_counted(done):
     rows = {(row["case"], row["metric"]): row["value"] for row in done[1]["rows"]}
     accused = sum(model["accused"]["mm"] for model in healthy)
     assert rows["digits mm", "false-alarms:own"] == accused / 2
+    sick = [kept[name]["first"]["mm"] for name in ("blended-1", "badnets-2")]
+    assert rows["digits mm", "named"] == ((sick[0] == 7) + (sick[1] == 4)) / 2
     # Of mm-bd that is the level of its paper, which the p-value is not.
     assert all(
         model["accused"]["mm"] == (model["scores"]["mm"] > -math.log10(0.05)) for model in healthy

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from bezoar.costs import Meter
-from bezoar.scans import NeuralCleanse, inverted
+from bezoar.scans import NeuralCleanse, Triggers, anomaly, inverted
 
 SCAN = NeuralCleanse(batch=6)
 CORNER = (slice(4, 6), slice(0, 2))  # a part of quadrant 2, so that the search comes by
@@ -67,6 +67,16 @@ def test_a_healthy_network_is_not_accused(seed, images):
     assert not finding.accused
     assert finding.suspect is finding.mask is finding.pattern is None
     assert finding.p_value > 0.05
+
+
+def test_a_tiny_mask_stands_out_however_much_the_others_differ():
+    norms = torch.tensor([1.0, 20.0, 40.0, 80.0, 160.0, 25.0, 50.0, 100.0])
+    found = Triggers(torch.zeros(8, 1, 4, 4), torch.zeros(8, 1, 4, 4), norms, torch.ones(8))
+    index = NeuralCleanse().index(found)
+    assert index.argmax() == 0
+    assert index[0] > NeuralCleanse().threshold > index[1:].max()
+    # The norms themselves spread so that not even 0 would lie two deviations below their median.
+    assert anomaly(-norms).max() < anomaly(-norms.index_fill(0, torch.tensor(0), 0.0)).max() < 2
 
 
 @pytest.mark.parametrize("together", [1, 3])

@@ -274,16 +274,23 @@ class Reproduction:
         self._run = Run(out, about, notes)
 
     def __call__(self) -> dict[str, Any] | None:
-        """Do what is not done yet; return the results, or nothing where it is only a part."""
-        for subject, plant, victim in self._victims():
-            if f"{subject.data} {plant.name}" in self._only and victim in self._seeds:
-                self._plant(subject, plant, victim)
-                cells = self._cells(subject, plant, victim)
-                todo = [cell for cell in cells if not self._cell(cell).exists()]
-                if todo:
-                    sick = self._sick(subject, plant, victim)
-                    for cell in todo:
-                        self._cured(cell, sick)
+        """Do what is not done yet; return the results, or nothing where it is only a part.
+
+        All victims come first: whether the backdoors took is known before hours of repairs.
+        """
+        mine = [
+            (subject, plant, victim)
+            for subject, plant, victim in self._victims()
+            if f"{subject.data} {plant.name}" in self._only and victim in self._seeds
+        ]
+        for one in mine:
+            self._plant(*one)
+        for one in mine:
+            todo = [cell for cell in self._cells(*one) if not self._cell(cell).exists()]
+            if todo:
+                sick = self._sick(*one)
+                for cell in todo:
+                    self._cured(cell, sick)
         return self.table() if self._complete else None
 
     def table(self) -> dict[str, Any]:

@@ -220,8 +220,7 @@ class Reproduction:
                 table += self._measured(f"{subject.data} {name}", scores)
             for look in self._looks:
                 if not isinstance(self._scans[look.name], SIFTS):
-                    said = [(model, found["accused"][look.name]) for model, found in done]
-                    table += self._accused(f"{subject.data} {look.name}", said)
+                    table += self._said(f"{subject.data} {look.name}", look.name, done)
         if not table:
             raise ValueError(f"{self._run.path}: expected measured models, found none")
         results = audit.results(self._notes, table, {})
@@ -246,6 +245,10 @@ class Reproduction:
     def _data(self, subject: Subject) -> DataSet:
         return self._sets[subject.data]
 
+    def _target(self, model: Model) -> int:
+        """Another class from model to model: one that a scan always suspects is right once."""
+        return (7 * model.number) % len(self._data(model.subject).classes)
+
     def _trained(self, model: Model) -> nn.Module:
         """The model, trained now or read from its file."""
         path, whole = self._path(model, "safetensors"), self._data(model.subject)
@@ -256,8 +259,7 @@ class Reproduction:
             experiments.trained(path, kind, whole, training, fields=own, **settings)
         else:
             trigger: Trigger = recipes.method(Trigger, model.plant.trigger, model.plant.name)
-            # Another class from model to model: one that a scan always suspects is right once.
-            aim = AllToOne((7 * model.number) % len(whole.classes))
+            aim = AllToOne(self._target(model))
             rate = model.plant.rate
             planted.plant(
                 path, kind, whole, training, trigger, aim, rate=rate, network=own, **settings
@@ -285,6 +287,7 @@ class Reproduction:
         trusted = few(whole.train, self.size.spc, seed=model.number, held=0).train
         scores: dict[str, float] = {}
         accused: dict[str, bool] = {}
+        first: dict[str, int] = {}
         for name, scan in self._scans.items():
             more: Any = {"seed": model.number, "on_step": self._on_step}
             if isinstance(scan, SIFTS):
@@ -292,11 +295,13 @@ class Reproduction:
             else:
                 found: Finding = scan(network, trusted, **more)
                 scores[name], accused[name] = found.score, found.accused
+                if found.classes is not None:
+                    first[name] = int(found.classes.argmax())
                 if found.p_value is not None:
                     scores[f"{name} p-value"] = -math.log10(max(found.p_value, 1e-300))
                 told = f"score {found.score:.2f}, p {found.p_value}"
                 self._say(f"{model.subject.data} {model.name}: {name}: {told}")
-        write_json(place, {"rows": table, "scores": scores, "accused": accused})
+        write_json(place, {"rows": table, "scores": scores, "accused": accused, "first": first})
 
     def _sifted(
         self,
@@ -325,17 +330,24 @@ class Reproduction:
         self._say(f"{case}, {seed}: caught {told.caught}, false positives {told.alarms}")
         return table
 
-    def _accused(self, case: str, said: Sequence[tuple[Model, bool]]) -> list[audit.Row]:
-        """Whom a scan accuses with its own threshold, of the same models."""
-        fresh = [
-            (m.plant is None, accused) for m, accused in said if m.number >= self.size.calibrate
+    def _said(
+        self, case: str, look: str, done: Sequence[tuple[Model, dict[str, Any]]]
+    ) -> list[audit.Row]:
+        """Whom a scan accuses by its own threshold, and how often the target comes first."""
+        fresh = [(model, found) for model, found in done if model.number >= self.size.calibrate]
+        healthy = [found["accused"][look] for model, found in fresh if model.plant is None]
+        sick = [found["accused"][look] for model, found in fresh if model.plant is not None]
+        named = [
+            found["first"][look] == self._target(model)
+            for model, found in fresh
+            if model.plant is not None and look in found["first"]
         ]
-        table = []
-        for metric, healthy in (("false-alarms:own", True), ("hits:own", False)):
-            own = [accused for kind, accused in fresh if kind is healthy]
-            if own:
-                table.append(audit.rate_row(case, 0, metric, Rate(sum(own), len(own))))
-        return table
+        told = {"false-alarms:own": healthy, "hits:own": sick, "named": named}
+        return [
+            audit.rate_row(case, 0, metric, Rate(sum(cases), len(cases)))
+            for metric, cases in told.items()
+            if cases
+        ]
 
     def _measured(self, case: str, scores: Sequence[tuple[Model, float]]) -> list[audit.Row]:
         """What a scan of models is worth, with a threshold that the fresh ones have no part in."""

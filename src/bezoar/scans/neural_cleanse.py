@@ -33,9 +33,10 @@ class NeuralCleanse(ModelScan):
     0.5 and 0.9. The weight c is doubled after ``patience`` epochs in turn in which at least the
     share ``success`` of the images of other classes went to t, and divided by :math:`2^{1.5}` after
     as many that did not. The smallest mask is kept that has this success on all of them. The score
-    is the ``anomaly`` index of the smallest norm below the median, the p-value that of Grubbs' test
-    on the logarithms of the norms. Paper: Wang et al., "Neural Cleanse", IEEE S&P 2019, sections IV
-    and V; as in the benchmark arXiv:2206.12654.
+    is the ``anomaly`` index of the smallest norm below the median, the p-value that of Grubbs'
+    test; both are of the logarithms of the norms, where the paper's index is of the norms. Paper:
+    Wang et al., "Neural Cleanse", IEEE S&P 2019, sections IV and V; as in the benchmark
+    arXiv:2206.12654.
 
     All classes are searched for at once, each with its own weight c, and each leaves when it is
     done: the steps of a class depend on no other. Cost: at most ``epochs`` passes each way for each
@@ -106,6 +107,9 @@ class NeuralCleanse(ModelScan):
     def index(self, found: "Triggers") -> Tensor:
         """The anomaly index of each class, ``(K,)``: how far its mask lies below the others.
 
+        Of the logarithms: norms of healthy classes differ by factors, and where their deviation is
+        half of their median no norm at all could lie two deviations below it.
+
         Raises:
             ValueError: half of the classes were not reached, so that there is nothing to compare.
         """
@@ -113,7 +117,7 @@ class NeuralCleanse(ModelScan):
         if 2 * reached <= classes:
             said = f"{reached} of {classes} classes reached within epochs={self.epochs}"
             raise ValueError(f"{said}: expected more than half; raise epochs or lower success")
-        return anomaly(-found.norms, least=RESOLUTION * float(found.norms.median()))
+        return anomaly(-found.norms.log(), least=RESOLUTION)
 
 
 @dataclass(frozen=True, eq=False)
