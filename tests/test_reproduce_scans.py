@@ -74,21 +74,24 @@ def test_every_model_and_every_scan_has_its_rows(done):
     expected |= {("digits spectral clean", k, "false-positives") for k in turns}
     measured = ["threshold", "false-alarms", "hits", "auc"]
     measured += [f"{m}:{name}" for m in ("hits", "auc") for name in turns.values()]
-    scores = ("clp", "mm", "mm p-value")
+    scores = ("clp", "mm", "mm p-value", "spectral")
     expected |= {(f"digits {name}", 0, m) for name in scores for m in measured}
     own = ("false-alarms:own", "hits:own")
-    expected |= {(f"digits {name}", 0, m) for name in ("clp", "mm") for m in own}
-    expected.add(("digits mm", 0, "named"))  # clp-scan tells no classes apart
+    expected |= {(f"digits {name}", 0, m) for name in ("clp", "mm", "spectral") for m in own}
+    # clp-scan tells no classes apart.
+    expected |= {(f"digits {name}", 0, "named") for name in ("mm", "spectral")}
     assert rows == expected
     assert "calibrate 1; fresh 2; spc 2; train 300; test 60" in sheet.page(done[1], "toy")
 
 
+def said(done, look):
+    """What a scan said, by model."""
+    kept = (done[0] / "run" / "digits").glob(f"*-{look}.json")
+    return {path.stem.removesuffix(f"-{look}"): json.loads(path.read_text()) for path in kept}
+
+
 def test_a_threshold_is_that_of_models_that_are_not_measured_with_it(done):
-    folder = done[0] / "run" / "digits"
-    scores = {
-        name: json.loads((folder / f"{name}.json").read_text())["scores"]["clp"]
-        for name in ("clean-0", "clean-1", "clean-2", "blended-1", "badnets-2")
-    }
+    scores = {name: found["score"] for name, found in said(done, "clp").items()}
     rows = {row["metric"]: row for row in done[1]["rows"] if row["case"] == "digits clp"}
     assert rows["threshold"]["value"] == scores["clean-0"]
     above = [scores[name] > scores["clean-0"] for name in ("clean-1", "clean-2")]
@@ -97,19 +100,29 @@ def test_a_threshold_is_that_of_models_that_are_not_measured_with_it(done):
 
 
 def test_a_p_value_is_a_score_too_and_who_is_accused_is_counted(done):
-    folder = done[0] / "run" / "digits"
-    kept = {path.stem: json.loads(path.read_text()) for path in folder.glob("*-[0-9].json")}
-    healthy = [kept[name] for name in ("clean-1", "clean-2")]
+    found = said(done, "mm")
     rows = {(row["case"], row["metric"]): row["value"] for row in done[1]["rows"]}
-    accused = sum(model["accused"]["mm"] for model in healthy)
-    assert rows["digits mm", "false-alarms:own"] == accused / 2
-    sick = [kept[name]["first"]["mm"] for name in ("blended-1", "badnets-2")]
-    assert rows["digits mm", "named"] == ((sick[0] == 7) + (sick[1] == 4)) / 2
-    # Of mm-bd that is the level of its paper, which the p-value is not.
-    assert all(
-        model["accused"]["mm"] == (model["scores"]["mm"] > -math.log10(0.05)) for model in healthy
-    )
-    assert rows["digits mm p-value", "threshold"] == kept["clean-0"]["scores"]["mm p-value"] >= 0
+    accused = [found[name]["accused"] for name in ("clean-1", "clean-2")]
+    assert rows["digits mm", "false-alarms:own"] == sum(accused) / 2
+    right = [found["blended-1"]["first"] == 7, found["badnets-2"]["first"] == 4]
+    assert rows["digits mm", "named"] == sum(right) / 2
+    threshold = rows["digits mm p-value", "threshold"]
+    assert 10**-threshold == pytest.approx(found["clean-0"]["p_value"])
+
+
+def test_a_scan_that_is_added_later_looks_at_the_models_that_are_there(done, tmp_path, monkeypatch):
+    from shutil import copytree
+
+    from bezoar import fit
+
+    copytree(done[0] / "run", tmp_path / "run")
+    for path in (tmp_path / "run" / "digits").glob("*-mm.json"):
+        path.unlink()
+    monkeypatch.setattr(fit, "fit", None)
+    path = done[0] / "toy.toml"
+    work = reproduce.opened(path, "one", tmp_path / "run", lambda command: NOTES)
+    assert work.table()["missing"][0] == "digits clean-0, mm"
+    assert json.dumps(work()) == json.dumps(done[1])
 
 
 def test_a_run_that_is_done_gives_the_same_table_and_trains_nothing(done, monkeypatch):

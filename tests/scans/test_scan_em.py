@@ -7,7 +7,7 @@ from torch import nn
 
 from bezoar.data.imageset import ImageSet
 from bezoar.scans import SCAn
-from bezoar.scans.statistical_contamination import decompose, scaled
+from bezoar.scans.statistical_contamination import decompose, scaled, upper
 from bezoar.seeds import generator
 
 
@@ -79,6 +79,17 @@ def test_flags_the_group_that_is_farther_from_trusted_images(readout, apart):
 def test_a_unit_that_only_poison_makes_vary_counts(readout):
     found = SCAn()(readout, four("suspects", 5, dead=True), four("trusted", dead=True), seed=0)
     assert found.flagged.nonzero().squeeze(1).tolist() == list(range(50, 55))
+
+
+def test_the_border_lies_where_both_groups_are_as_likely_and_not_in_the_middle():
+    rng = torch.Generator().manual_seed(0)
+    narrow, wide = torch.randn(4000, generator=rng), 10 + 3 * torch.randn(4000, generator=rng)
+    values = torch.cat([narrow, wide]).double()
+    marked = upper(values, values > 5)
+    # x^2 = (x - 10)^2 / 9 + 2 log 3 has its roots at 2.82 and -5.32; below the latter is no poison.
+    border = values[marked].min()
+    assert 2.5 < border < 3.1
+    assert torch.equal(marked, values >= border)
 
 
 def test_features_in_other_units_say_the_same(readout):

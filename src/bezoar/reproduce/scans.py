@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from bezoar import audit, checkpoints, checks, experiments, planted, recipes
-from bezoar.backdoors import measure, sifted, triggered
+from bezoar.backdoors import Sifted, measure, sifted, triggered
 from bezoar.data.imageset import DataSet, ImageSet
 from bezoar.defence import few
 from bezoar.detection import roc
@@ -205,22 +205,19 @@ class Reproduction:
         table: list[audit.Row] = []
         missing: list[str] = []
         for subject in self._subjects:
-            done: list[tuple[Model, dict[str, Any]]] = []
-            for model in self._models(subject):
-                path = self._path(model, "json")
-                if path.exists():
-                    done.append((model, read_json(path)))
-                    fresh = model.number >= self.size.calibrate
-                    table += done[-1][1]["rows"] if fresh else []
-                else:
-                    missing.append(f"{subject.data} {model.name}")
-            names = {name: None for _, found in done for name in found["scores"]}
-            for name in names:
-                scores = [(model, found["scores"][name]) for model, found in done]
-                table += self._measured(f"{subject.data} {name}", scores)
+            models = [*self._models(subject)]
+            for model in models:
+                facts = self._path(model, ".json")
+                if self._fresh(model) and facts.exists():
+                    table += read_json(facts)["rows"]
             for look in self._looks:
-                if not isinstance(self._scans[look.name], SIFTS):
-                    table += self._said(f"{subject.data} {look.name}", look.name, done)
+                cells = [(model, self._cell(model, look)) for model in models]
+                table += self._told(subject, look, [c for c in cells if c[1].exists()])
+            for model in models:
+                left = [one.name for one in self._looks if not self._cell(model, one).exists()]
+                if left:
+                    what = "" if len(left) == len(self._looks) else f", {', '.join(left)}"
+                    missing.append(f"{subject.data} {model.name}{what}")
         if not table:
             raise ValueError(f"{self._run.path}: expected measured models, found none")
         results = audit.results(self._notes, table, {})
@@ -239,8 +236,14 @@ class Reproduction:
             yield Model(subject, None, number)
             yield Model(subject, self._plants[number % len(self._plants)], number)
 
-    def _path(self, model: Model, suffix: str) -> Path:
-        return self._run.path / model.subject.data / f"{model.name}.{suffix}"
+    def _fresh(self, model: Model) -> bool:
+        return model.number >= self.size.calibrate
+
+    def _path(self, model: Model, end: str) -> Path:
+        return self._run.path / model.subject.data / f"{model.name}{end}"
+
+    def _cell(self, model: Model, look: Look) -> Path:
+        return self._path(model, f"-{look.name}.json")
 
     def _data(self, subject: Subject) -> DataSet:
         return self._sets[subject.data]
@@ -251,7 +254,7 @@ class Reproduction:
 
     def _trained(self, model: Model) -> nn.Module:
         """The model, trained now or read from its file."""
-        path, whole = self._path(model, "safetensors"), self._data(model.subject)
+        path, whole = self._path(model, ".safetensors"), self._data(model.subject)
         kind, own = recipes.network(model.subject.network)
         training: Training = recipes.build(Training, model.subject.training, "training")
         settings: dict[str, Any] = {"seed": model.number, "on_step": self._on_step}
@@ -267,96 +270,98 @@ class Reproduction:
         return checkpoints.load(path).model
 
     def _looked(self, model: Model) -> None:
-        """Train a model, show it to every scan, keep what they say."""
-        place = self._path(model, "json")
-        if place.exists():
+        """Train a model, show it to every scan that has not seen it, keep what they say."""
+        todo = [look for look in self._looks if not self._cell(model, look).exists()]
+        if not todo:
             return
         network, whole = self._trained(model), self._data(model.subject)
-        table: list[audit.Row] = []
-        suspects, rows = whole.train, np.empty(0, dtype=np.int64)
-        if model.plant is not None:
-            secret = planted.read(self._path(model, "safetensors"))
-            rate = model.plant.rate
-            made = poison(whole.train, secret.trigger, secret.aim, rate=rate, seed=model.number)
-            suspects, rows = made.images, made.rows
-            shown = triggered(whole.test, secret.trigger, secret.aim)
-            facts = measure(network, whole.test, shown)
-            case = f"{model.subject.data} {model.plant.name}"
-            table.append(audit.rate_row(case, model.number, "clean", facts.accuracy))
-            table.append(audit.rate_row(case, model.number, "asr", facts.asr))
+        suspects, rows = self._poisoned(model, network)
         trusted = few(whole.train, self.size.spc, seed=model.number, held=0).train
-        scores: dict[str, float] = {}
-        accused: dict[str, bool] = {}
-        first: dict[str, int] = {}
-        for name, scan in self._scans.items():
+        known = whole.validation.at_most(self.size.test)
+        for look in todo:
+            scan = self._scans[look.name]
             more: Any = {"seed": model.number, "on_step": self._on_step}
             if isinstance(scan, SIFTS):
-                table += self._sifted(model, name, scan, network, suspects, rows)
+                found: Finding = scan(network, suspects, known, **more)
+                told = self._sifted(model, look, sifted(found, rows))
             else:
-                found: Finding = scan(network, trusted, **more)
-                scores[name], accused[name] = found.score, found.accused
-                if found.classes is not None:
-                    first[name] = int(found.classes.argmax())
-                if found.p_value is not None:
-                    scores[f"{name} p-value"] = -math.log10(max(found.p_value, 1e-300))
-                told = f"score {found.score:.2f}, p {found.p_value}"
-                self._say(f"{model.subject.data} {model.name}: {name}: {told}")
-        write_json(place, {"rows": table, "scores": scores, "accused": accused, "first": first})
+                found, told = scan(network, trusted, **more), []
+            first = None if found.classes is None else int(found.classes.argmax())
+            said = {"score": found.score, "p_value": found.p_value, "accused": found.accused}
+            write_json(self._cell(model, look), {**said, "first": first, "rows": told})
+            words = [f"score {found.score:.2f}", "accused" if found.accused else "not accused"]
+            words += [f"{row['metric']} {row['value']:.3f}" for row in told]
+            self._say(f"{model.subject.data} {model.name}: {look.name}: {', '.join(words)}")
 
-    def _sifted(
-        self,
-        model: Model,
-        name: str,
-        scan: Any,
-        network: nn.Module,
-        suspects: ImageSet,
-        rows: NDArray[np.int64],
-    ) -> list[audit.Row]:
+    def _poisoned(self, model: Model, network: nn.Module) -> tuple[ImageSet, NDArray[np.int64]]:
+        """What a model was trained on, and which of it is poison; a sick one is measured first."""
+        whole = self._data(model.subject)
+        if model.plant is None:
+            return whole.train, np.empty(0, dtype=np.int64)
+        secret = planted.read(self._path(model, ".safetensors"))
+        place, case = self._path(model, ".json"), f"{model.subject.data} {model.plant.name}"
+        if not place.exists():
+            facts = measure(network, whole.test, triggered(whole.test, secret.trigger, secret.aim))
+            rates = {"clean": facts.accuracy, "asr": facts.asr}
+            told = [audit.rate_row(case, model.number, name, rate) for name, rate in rates.items()]
+            write_json(place, {"rows": told})
+            self._say(f"{case}, seed {model.number}: clean {facts.accuracy}, asr {facts.asr}")
+        made = poison(
+            whole.train, secret.trigger, secret.aim, rate=model.plant.rate, seed=model.number
+        )
+        return made.images, made.rows
+
+    def _sifted(self, model: Model, look: Look, told: Sifted) -> list[audit.Row]:
         """How well a scan of data tells the poison of a sick model; the false alarms of a clean."""
-        whole, seed = self._data(model.subject), model.number
-        trusted = whole.validation.at_most(self.size.test)
         attack = model.plant.name if model.plant else "clean"
-        found = scan(network, suspects, trusted, seed=seed, on_step=self._on_step)
-        told = sifted(found, rows)
-        case = f"{model.subject.data} {name} {attack}"
-        table = []
-        if told.caught is not None:
-            table.append(audit.rate_row(case, seed, "caught", told.caught))
-        if told.alarms is not None:
-            table.append(audit.rate_row(case, seed, "false-positives", told.alarms))
-        if told.auc is not None:
-            ends = {"low": told.auc.low, "high": told.auc.high, "n": len(rows)}
+        case, seed = f"{model.subject.data} {look.name} {attack}", model.number
+        rates = {"caught": told.caught, "false-positives": told.alarms}
+        table = [
+            audit.rate_row(case, seed, name, rate)
+            for name, rate in rates.items()
+            if rate is not None
+        ]
+        if told.auc is not None and told.caught is not None:
+            ends = {"low": told.auc.low, "high": told.auc.high, "n": told.caught.total}
             table.append({**audit.number_row(case, seed, "auc:rows", told.auc.value), **ends})
-        self._say(f"{case}, {seed}: caught {told.caught}, false positives {told.alarms}")
         return table
 
-    def _said(
-        self, case: str, look: str, done: Sequence[tuple[Model, dict[str, Any]]]
+    def _told(
+        self, subject: Subject, look: Look, cells: Sequence[tuple[Model, Path]]
     ) -> list[audit.Row]:
-        """Whom a scan accuses by its own threshold, and how often the target comes first."""
-        fresh = [(model, found) for model, found in done if model.number >= self.size.calibrate]
-        healthy = [found["accused"][look] for model, found in fresh if model.plant is None]
-        sick = [found["accused"][look] for model, found in fresh if model.plant is not None]
-        named = [
-            found["first"][look] == self._target(model)
-            for model, found in fresh
-            if model.plant is not None and look in found["first"]
-        ]
-        told = {"false-alarms:own": healthy, "hits:own": sick, "named": named}
-        return [
+        """The rows of a scan, from what it said of each model."""
+        said = [(model, read_json(path)) for model, path in cells]
+        fresh = [(model, found) for model, found in said if self._fresh(model)]
+        table = [row for _, found in fresh for row in found["rows"]]
+        case = f"{subject.data} {look.name}"
+        table += self._measured(case, [(model, found["score"]) for model, found in said])
+        if said and all(found["p_value"] is not None for _, found in said):
+            scores = [(m, -math.log10(max(found["p_value"], 1e-300))) for m, found in said]
+            table += self._measured(f"{case} p-value", scores)
+        sick = [(model, found) for model, found in fresh if model.plant is not None]
+        counted = {
+            "false-alarms:own": [found["accused"] for model, found in fresh if not model.plant],
+            "hits:own": [found["accused"] for _, found in sick],
+            "named": [
+                found["first"] == self._target(model)
+                for model, found in sick
+                if found["first"] is not None
+            ],
+        }
+        table += [
             audit.rate_row(case, 0, metric, Rate(sum(cases), len(cases)))
-            for metric, cases in told.items()
+            for metric, cases in counted.items()
             if cases
         ]
+        return table
 
     def _measured(self, case: str, scores: Sequence[tuple[Model, float]]) -> list[audit.Row]:
         """What a scan of models is worth, with a threshold that the fresh ones have no part in."""
-        first = self.size.calibrate
-        clean = [s for m, s in scores if m.plant is None and m.number < first]
-        fresh = [s for m, s in scores if m.plant is None and m.number >= first]
+        clean = [s for m, s in scores if m.plant is None and not self._fresh(m)]
+        fresh = [s for m, s in scores if m.plant is None and self._fresh(m)]
         kinds: dict[str, list[float]] = {}
         for model, score in scores:
-            if model.plant is not None and model.number >= first:
+            if model.plant is not None and self._fresh(model):
                 kinds.setdefault(model.plant.name, []).append(score)
         if not clean or not fresh or not kinds:
             return []

@@ -25,6 +25,7 @@ from bezoar.scans.suspects import (
 from bezoar.seeds import derive
 
 ROUNDS = 100  # of the EM at most
+LEAST = 1e-6  # of the variance of all, that of a group is taken for no smaller
 SETTLED = 1e-5  # change of both covariances, as a share, at which it ends
 
 
@@ -42,9 +43,11 @@ class SCAn(DataScan):
 
     A class is accused where the anomaly index of J among the classes is above ``threshold``. The
     null is that J is spread alike in all classes; poison in one class makes it stand out, poison in
-    all of them does not. Of an accused class the group is flagged whose mean is farther from that
-    of the trusted images of the class. The score of an image is how much nearer it lies to that
-    group than to the other, in squared distances by F; see ``suspects.leaning``.
+    all of them does not. Of an accused class the group is poison whose mean is farther from that of
+    the trusted images of the class. The score of an image is how much nearer it lies to that group
+    than to the other, in squared distances by F; see ``suspects.leaning``. Flagged is what is
+    likelier by this score to be of that group (``upper``): poison, which comes from all classes,
+    varies more than the images of one, so the border is not the middle, as it is in the paper.
 
     Cost: one forward pass an image of either set, one eigendecomposition of D x D a round of the
     EM, and the 2-means of each class.
@@ -99,7 +102,34 @@ def _verdict(z: Tensor, middle: Tensor, at: Tensor, seed: int) -> Verdict:
     share = half.double().mean()
     # What the split takes from the sum of squares, as it can be told from the two means.
     ratio = (share * (1 - share) * (one - other).square().sum()).item()
-    return Verdict(at=at, score=ratio, rows=leaning(z, farther), marked=farther)
+    rows = leaning(z, farther)
+    return Verdict(at=at, score=ratio, rows=rows, marked=upper(rows, farther))
+
+
+def upper(values: Tensor, group: Tensor) -> Tensor:
+    """Which values ``(n,)`` are likelier of the upper of two normal distributions, ``(n,)`` bool.
+
+    Mean, deviation and share of both are found by EM from a split in two.
+
+    Args:
+        values: not all the same.
+        group: the upper of the two at first, ``(n,)`` bool, neither empty nor all.
+    """
+    from sklearn.mixture import GaussianMixture
+
+    points = ((values - values.mean()) / values.std())[:, None]
+    sides = [points[~group], points[group]]
+    mixture = GaussianMixture(
+        n_components=2,
+        weights_init=[len(side) / len(points) for side in sides],
+        means_init=[side.mean(dim=0).tolist() for side in sides],
+        precisions_init=[[[1 / (LEAST + side.var(correction=0).item())]] for side in sides],
+        reg_covar=LEAST,
+        random_state=0,  # what it would draw are the starts that are given here
+    ).fit(points.numpy())
+    likelier = torch.from_numpy(mixture.predict(points.numpy())) == 1
+    # Of two deviations the wider is likelier far below too; what lies there is no poison.
+    return likelier & (points[:, 0] > float(mixture.means_[0, 0]))
 
 
 def scaled(h: Tensor, within: Tensor) -> Tensor:
