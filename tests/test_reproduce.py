@@ -70,12 +70,16 @@ def written(tmp_path, text=RECIPE):
     return path
 
 
+def order(folder, **more):
+    return reproduce.Order(out=folder / "run", notes=NOTES, **more)
+
+
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
     """The recipe after its run: the folder, and the results."""
     folder = tmp_path_factory.mktemp("reproduced")
     recipe = reproduce.read(written(folder))
-    return folder, Reproduction(recipe, "one", folder / "run", NOTES)()
+    return folder, Reproduction(recipe, "one", order(folder))()
 
 
 def cases(results):
@@ -161,7 +165,7 @@ def test_a_second_run_computes_nothing(done, monkeypatch):
     monkeypatch.setattr(Training, "__call__", lambda *_, **__: computed.append("trained"))
     monkeypatch.setattr(Correct, "__call__", lambda *_, **__: computed.append("repaired"))
     recipe = reproduce.read(folder / "toy.toml")
-    assert Reproduction(recipe, "one", folder / "run", NOTES)() == results
+    assert Reproduction(recipe, "one", order(folder))() == results
     assert computed == []
 
 
@@ -175,9 +179,9 @@ def test_the_page_is_that_of_the_table(done, tmp_path):
 
 def test_networks_can_be_shared_among_processes(tmp_path):
     recipe = reproduce.read(written(tmp_path))
-    first = Reproduction(recipe, "alone", tmp_path / "run", NOTES, only=["lenet-fig4"])
+    first = Reproduction(recipe, "alone", order(tmp_path, only=["lenet-fig4"]))
     assert first() is None
-    last = Reproduction(recipe, "alone", tmp_path / "run", NOTES)()
+    last = Reproduction(recipe, "alone", order(tmp_path))()
     assert len(cases(last)) == 6
     assert of(last, "none", "transfer:fgsm@0.1") == []  # one seed: there is no other network
 
@@ -210,7 +214,7 @@ def test_what_is_unknown_in_a_recipe_is_refused_before_anything_is_made(
     assert old in RECIPE
     path = written(tmp_path, RECIPE.replace(old, new))
     with pytest.raises(ValueError, match=message):
-        Reproduction(reproduce.read(path), "one", tmp_path / "run", NOTES)
+        Reproduction(reproduce.read(path), "one", order(tmp_path))
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -218,7 +222,7 @@ def test_the_recipes_that_come_along_can_be_read(data_root, tmp_path):
     from bezoar import recipes
 
     recipe = reproduce.read(recipes.find("lenet-fgsm"))
-    Reproduction(recipe, "smoke", tmp_path / "run", NOTES, root=data_root)
+    Reproduction(recipe, "smoke", order(tmp_path, root=data_root))
     assert (tmp_path / "run" / "run.json").exists()
 
 

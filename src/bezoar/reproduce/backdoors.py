@@ -5,7 +5,7 @@ reproduction may be killed and started again, and several processes may share it
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
@@ -20,13 +20,12 @@ from bezoar.costs import Meter
 from bezoar.data.imageset import DataSet, ImageSet
 from bezoar.defence import accuracy
 from bezoar.files import read_json, write_json
-from bezoar.fit import Progress, silent
 from bezoar.planted import Backdoor
 from bezoar.repairs import Repair
 from bezoar.report.figures import pictures
+from bezoar.reproduce.order import Order
 from bezoar.reproduce.sized import Sets, beside, kept, network, told, unpublished
 from bezoar.results import Rate
-from bezoar.runs import Run
 from bezoar.training import Training
 from bezoar.triggers import AllToOne, Fitted, Trigger
 
@@ -214,37 +213,16 @@ class Reproduction:
     Args:
         recipe: as ``read`` gives it.
         size: one of its sizes.
-        out: the run folder.
-        notes: provenance, see ``runs.provenance``.
-        root: where the data sets are.
-        only: backdoors to work on in this process, ``DATA ATTACK``; all if empty.
-        seeds: seeds of victims to work on; all if empty.
-        earlier: results of the same recipe. Of victims that are not trained in this run the table
-            has its rows, and says under ``kept`` where they are from: the networks there were
-            others. With any victim of a data set its clean control and its picture stay too; what
-            a victim's own control does stands in the rows ``healthy``.
-        say: told a line when something is done.
-        on_step: told how far a training is.
+        order: what to do of it here. With the earlier rows of any victim of a data set its clean
+            control and its picture stay too; what a victim's own control does stands in its rows
+            ``healthy``.
     """
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        size: str,
-        out: Path,
-        notes: dict[str, str],
-        *,
-        root: Path | None = None,
-        only: Sequence[str] = (),
-        seeds: Sequence[int] = (),
-        earlier: Mapping[str, Any] | None = None,
-        say: Callable[[str], None] = lambda line: None,
-        on_step: Callable[[Progress], None] = silent,
-    ) -> None:
+    def __init__(self, recipe: Recipe, size: str, order: Order) -> None:
         checks.known("size", size, recipe.sizes)
         self.size: Size = recipes.build(Size, recipe.sizes[size], f"sizes.{size}")
         checks.at_least("samples", self.size.samples, 1)
-        self.recipe, self._say, self._on_step, self._notes = recipe, say, on_step, notes
+        self.recipe, self._order = recipe, order
         self._subjects = [_subject(table, self.size) for table in recipe.subject]
         self._plants = [_plant(table, self.size) for table in recipe.plant]
         for name in self.size.triggers:
@@ -261,17 +239,14 @@ class Reproduction:
         for name in [*recipe.average, *(name for cure in self._cures for name in cure.attacks)]:
             checks.known("attack", name, [plant.name for plant in self._plants])
         known = [f"{s.data} {p.name}" for s, p, _ in self._victims()]
-        for name in only:
+        for name in order.only:
             checks.known("attack", name, known)
         every = sorted({victim for _, _, victim in self._victims()})
-        for seed in seeds:
+        for seed in order.seeds:
             checks.known("seed", str(seed), map(str, every))
-        self._complete = not only and not seeds
-        self._only, self._seeds = set(only or known), set(seeds or every)
-        self._earlier = earlier
-        self._sets = Sets(root, train=self.size.train, test=self.size.test)
-        about = {"title": recipe.name, "recipe": vars(recipe), "size": size}
-        self._run = Run(out, about, notes)
+        self._only, self._seeds = set(order.only or known), set(order.seeds or every)
+        self._sets = Sets(order.root, train=self.size.train, test=self.size.test)
+        self._run = order.run(recipe, size)
 
     def __call__(self) -> dict[str, Any] | None:
         """Do what is not done yet; return the results, or nothing where it is only a part.
@@ -291,7 +266,7 @@ class Reproduction:
                 sick = self._sick(*one)
                 for cell in todo:
                     self._cured(cell, sick)
-        return self.table() if self._complete else None
+        return self.table() if self._order.complete else None
 
     def table(self) -> dict[str, Any]:
         """The results of what is done by now; cells that are not are named under ``missing``.
@@ -299,18 +274,18 @@ class Reproduction:
         Raises:
             ValueError: nothing is done.
         """
-        table, missing, lent = self._found(unpublished(self._earlier))
+        table, missing, lent = self._found(unpublished(self._order.earlier))
         if not table:
             raise ValueError(f"{self._run.path}: expected measured cells, found none")
         table += _averages([subject.data for subject in self._subjects], self.recipe.average, table)
         for pair in self._pairs:
             table += _gains(pair, table)
-        results = audit.results(self._notes, beside(table, self.recipe.published), {})
+        results = audit.results(self._order.notes, beside(table, self.recipe.published), {})
         results["about"] = [*self.recipe.about, f"size: {told(self.size)}"]
         results["figures"] = {file: text for file, (text, _) in self._stamped().items()}
-        if lent and self._earlier is not None:
-            results["figures"] |= self._earlier["figures"]
-            results["kept"] = kept(self._earlier, lent)
+        if lent and self._order.earlier is not None:
+            results["figures"] |= self._order.earlier["figures"]
+            results["kept"] = kept(self._order.earlier, lent)
         return {**results, "missing": missing} if missing else results
 
     def _found(self, earlier: Sequence[audit.Row]) -> tuple[list[audit.Row], list[str], set[str]]:
@@ -356,7 +331,7 @@ class Reproduction:
 
     def figures(self) -> dict[str, Figure]:
         """Test images with and without each trigger, by file name."""
-        kept = self._earlier["figures"] if self._earlier else {}
+        kept = self._order.earlier["figures"] if self._order.earlier else {}
         drawn = self._stamped().items()
         return {file: figure for file, (_, figure) in drawn if file not in kept}
 
@@ -401,14 +376,16 @@ class Reproduction:
         path, cell = self._control(subject)
         whole, (kind, own) = self._data(subject), recipes.network(subject.network)
         training: Training = recipes.build(Training, subject.training, "training")
-        experiments.trained(path, kind, whole, training, seed=0, fields=own, on_step=self._on_step)
+        experiments.trained(
+            path, kind, whole, training, seed=0, fields=own, on_step=self._order.on_step
+        )
         model = checkpoints.load(path).model
         if not cell.exists():
             share = accuracy(model, whole.test, Meter())
             right = Rate(round(share * len(whole.test)), len(whole.test))
             case = f"{subject.data} none none none spc0"
             write_json(cell, {"rows": [audit.rate_row(case, 0, "clean", right)]})
-            self._say(f"{case}: clean {right}")
+            self._order.say(f"{case}: clean {right}")
         return model
 
     def _plant(self, subject: Subject, plant: Plant, victim: int) -> None:
@@ -432,7 +409,7 @@ class Reproduction:
             seed=victim,
             network=own,
             clean=clean if isinstance(trigger, Fitted) else None,
-            on_step=self._on_step,
+            on_step=self._order.on_step,
         )
         sick, case = self._sick(subject, plant, victim), f"{subject.data} {plant.name}"
         # What stamps do to the image itself: no repair can be expected to do better.
@@ -442,7 +419,7 @@ class Reproduction:
         facts, case = sick.before, f"{case} none none spc0"
         write_json(cell, {"rows": cures.rows(case, 10 * victim, facts)})
         told = f"clean {facts.accuracy}, asr {facts.asr}"
-        self._say(f"{case}, seed {10 * victim}: {told}")
+        self._order.say(f"{case}, seed {10 * victim}: {told}")
 
     def _sick(self, subject: Subject, plant: Plant, victim: int) -> Victim:
         """A victim from its file; what does not change from cell to cell is made here, once."""
@@ -459,14 +436,16 @@ class Reproduction:
         repair: Repair = recipes.method(Repair, cell.cure.repair, cell.cure.name)
         given = cures.evidence(whole, sick.secret, sick.suspects, cell.budget, seed=cell.seed)
         snapshot = self._run.snapshot(f"{cell.subject.data}-{place.parent.name}-{place.stem}")
-        done = repair(sick.model, given, seed=cell.seed, snapshot=snapshot, on_step=self._on_step)
+        done = repair(
+            sick.model, given, seed=cell.seed, snapshot=snapshot, on_step=self._order.on_step
+        )
         after = measure(done.classifier, whole.test, sick.shown)
         cost = done.cost.as_dict()
         found = cures.rows(cell.case, cell.seed, after, before=sick.before, cost=cost)
         write_json(place, {"rows": found, "log": done.log, "repair": repr(repair)})
         snapshot.clear()
         told = f"clean {after.accuracy}, asr {after.asr}, ra {after.ra}"
-        self._say(f"{cell.case}, seed {cell.seed}: {told}, {cost['seconds']:.0f} s")
+        self._order.say(f"{cell.case}, seed {cell.seed}: {told}, {cost['seconds']:.0f} s")
 
     # ---------------------------------------------------------------------------------- pictures
 

@@ -5,7 +5,7 @@ may be killed and started again, and processes may share it by network and seed.
 """
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,12 @@ from bezoar.attacks import FGSM, PGD, Attack
 from bezoar.costs import Meter
 from bezoar.defence import Evidence
 from bezoar.files import read_json, replacing, write_json
-from bezoar.fit import Progress, silent
 from bezoar.referee import measure, metric_of
 from bezoar.repairs import Repair
+from bezoar.reproduce.order import Order
 from bezoar.reproduce.recipe import Case, Network, Recipe, Size, merged, network_of
 from bezoar.reproduce.sized import Sets
 from bezoar.results import Rate
-from bezoar.runs import Run
 from bezoar.sanity import Warning
 from bezoar.training import Training
 
@@ -35,44 +34,24 @@ class Reproduction:
     Args:
         recipe: as ``read`` gives it.
         size: one of its sizes.
-        out: the run folder.
-        notes: provenance, see ``runs.provenance``.
-        root: where the data sets are.
-        only: kinds of networks to work on in this process; all if empty.
-        seeds: the seeds to work on in this process; all if empty.
-        say: told a line when something is done.
-        on_step: told how far a training is.
+        order: what to do of it here.
     """
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        size: str,
-        out: Path,
-        notes: dict[str, str],
-        *,
-        root: Path | None = None,
-        only: Sequence[str] = (),
-        seeds: Sequence[int] = (),
-        say: Callable[[str], None] = lambda line: None,
-        on_step: Callable[[Progress], None] = silent,
-    ) -> None:
+    def __init__(self, recipe: Recipe, size: str, order: Order) -> None:
         checks.known("size", size, recipe.sizes)
         self.size: Size = recipes.build(Size, recipe.sizes[size], f"sizes.{size}")
-        self.recipe, self._say, self._on_step = recipe, say, on_step
+        self.recipe, self._order = recipe, order
         self.judge = recipes.attack(recipe.judge)
         self.networks = [network_of(table) for table in recipe.network]
         kinds = [network.kind for network, _ in self.networks]
-        for kind in (*only, *(n.winner_of for n, _ in self.networks if n.winner_of)):
+        for kind in (*order.only, *(n.winner_of for n, _ in self.networks if n.winner_of)):
             checks.known("network", kind, kinds)
-        for seed in seeds:
+        for seed in order.seeds:
             checks.known("seed", str(seed), map(str, self.size.seeds))
-        self._only, self._seeds = set(only or kinds), list(seeds or self.size.seeds)
+        self._only, self._seeds = set(order.only or kinds), list(order.seeds or self.size.seeds)
         counts = {"train": self.size.train, "validation": self.size.validation}
-        self._data = Sets(root, **counts, test=self.size.tested)[recipe.data]
-        about = {"title": recipe.name, "recipe": vars(recipe), "size": size}
-        self._run = Run(out, about, notes)
-        self._notes = notes
+        self._data = Sets(order.root, **counts, test=self.size.tested)[recipe.data]
+        self._run = order.run(recipe, size)
 
     def __call__(self) -> dict[str, Any] | None:
         """Do what is not done yet; return the results, or nothing where it is only a part."""
@@ -110,7 +89,7 @@ class Reproduction:
             published = self.recipe.published.get(row["case"], {}).get(row["metric"])
             if published is not None:
                 row["paper"] = published
-        results = audit.results(self._notes, table, found)
+        results = audit.results(self._order.notes, table, found)
         return {**results, "missing": missing} if missing else results
 
     def figures(self) -> dict[str, Figure]:
@@ -153,7 +132,7 @@ class Reproduction:
                 self._data.validation,
                 seed=seed,
                 snapshot=snapshot,
-                on_step=self._on_step,
+                on_step=self._order.on_step,
             )
             self._save(path, model, seed, repr(training), log, meter)
             snapshot.clear()
@@ -175,13 +154,19 @@ class Reproduction:
         snapshot = self._run.snapshot(f"{network.kind}-{path.parent.parent.name}-{seed}")
         evidence = Evidence(self._data.train, self._data.validation)
         done = repair(
-            start(network, seed), evidence, seed=seed, snapshot=snapshot, on_step=self._on_step
+            start(network, seed),
+            evidence,
+            seed=seed,
+            snapshot=snapshot,
+            on_step=self._order.on_step,
         )
         self._save(path, done.classifier, seed, repr(repair), done.log, done.cost)
         snapshot.clear()
         last = done.log[-1]
         found = f"validation clean {last['clean']:.4f}, robust {last['robust']:.4f}"
-        self._say(f"{network.kind} {case.name}, seed {seed}: {found}, {done.cost.seconds:.0f} s")
+        self._order.say(
+            f"{network.kind} {case.name}, seed {seed}: {found}, {done.cost.seconds:.0f} s"
+        )
 
     def _save(
         self,
@@ -269,7 +254,7 @@ class Reproduction:
         figures = ", ".join(
             f"{m} {shown[m]:.4f}" for m in ("clean", f"fgsm@{eps:g}", f"pgd40@{eps:g}")
         )
-        self._say(f"{network.kind} {case.name}, seed {seed}, test: {figures}")
+        self._order.say(f"{network.kind} {case.name}, seed {seed}, test: {figures}")
 
     def _attacks(self) -> list[Attack]:
         return [*(FGSM(eps=eps) for eps in self.recipe.curve), PGD(eps=self.recipe.eps, steps=40)]

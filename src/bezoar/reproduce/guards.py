@@ -4,7 +4,7 @@ Models and measurements are kept in the run folder as soon as they are done, so 
 be killed and started again.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -19,14 +19,14 @@ from bezoar.certificates import certify
 from bezoar.data.imageset import DataSet
 from bezoar.detection import detect
 from bezoar.files import read_json, write_json
-from bezoar.fit import Progress, silent
 from bezoar.guards import Guard
 from bezoar.matrix import Access, Look, referee, rescored, rows
 from bezoar.referee import Measurement
 from bezoar.report import tables
 from bezoar.report.figures import Pixels, pictures
+from bezoar.reproduce.order import Order
 from bezoar.reproduce.sized import Sets, beside, kept, network, told, unpublished
-from bezoar.runs import FileSnapshot, Run
+from bezoar.runs import FileSnapshot
 from bezoar.sanity import Warning
 from bezoar.training import Training
 
@@ -154,36 +154,13 @@ class Reproduction:
     Args:
         recipe: as ``read`` gives it.
         size: one of its sizes.
-        out: the run folder.
-        notes: provenance, see ``runs.provenance``.
-        root: where the data sets are.
-        only: cases to work on in this process, ``DATA GUARD``; all if empty.
-        seeds: those of the size, if any; it has one.
-        results: folder of the results files that stand in the same table.
-        earlier: results of the same recipe. Of cases that are not done in this run the table has
-            its rows, and says under ``kept`` where they are from: the networks there were others.
-        say: told a line when something is done.
-        on_step: told how far a training is.
+        order: what to do of it here.
     """
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        size: str,
-        out: Path,
-        notes: dict[str, str],
-        *,
-        root: Path | None = None,
-        only: Sequence[str] = (),
-        seeds: Sequence[int] = (),
-        results: Path = Path("results"),
-        earlier: Mapping[str, Any] | None = None,
-        say: Callable[[str], None] = lambda line: None,
-        on_step: Callable[[Progress], None] = silent,
-    ) -> None:
+    def __init__(self, recipe: Recipe, size: str, order: Order) -> None:
         checks.known("size", size, recipe.sizes)
         self.size: Size = recipes.build(Size, recipe.sizes[size], f"sizes.{size}")
-        self.recipe, self._say, self._on_step, self._notes = recipe, say, on_step, notes
+        self.recipe, self._order = recipe, order
         self._subjects = [_subject(table, self.size) for table in recipe.subject]
         self._cases = [_case(table, self.size) for table in recipe.case]
         for name in self.size.instead:
@@ -191,16 +168,14 @@ class Reproduction:
         names = [case.name for case in self._cases]
         self._measures = [_measure(table, names) for table in recipe.measure]
         self._known = [self._name(subject, case) for subject, case in self._pairs()]
-        for name in only:
+        for name in order.only:
             checks.known("case", name, self._known)
-        for seed in seeds:
+        for seed in order.seeds:
             checks.known("seed", str(seed), [str(self.size.seed)])
-        self._only = set(only or self._known)
-        self._results, self._earlier = results, earlier
-        self._sets = Sets(root, train=self.size.train, validation=self.size.validation)
+        self._only = set(order.only or self._known)
+        self._sets = Sets(order.root, train=self.size.train, validation=self.size.validation)
         self._models = dict[Path, nn.Module]()
-        about = {"title": recipe.name, "recipe": vars(recipe), "size": size}
-        self._run = Run(out, about, notes)
+        self._run = order.run(recipe, size)
 
     def __call__(self) -> dict[str, Any] | None:
         """Do what is not done yet; return the results, or nothing where it is only a part."""
@@ -218,7 +193,7 @@ class Reproduction:
             ValueError: nothing is done.
         """
         table: list[audit.Row] = []
-        old, lent = unpublished(self._earlier), set[str]()
+        old, lent = unpublished(self._order.earlier), set[str]()
         found: dict[str, list[Warning]] = {}
         missing: list[str] = []
         for pair in self._pairs():
@@ -233,20 +208,20 @@ class Reproduction:
         if not found:
             raise ValueError(f"{self._run.path}: expected measured cases, found none")
         for file, command in self.recipe.beside.items():
-            path = self._results / f"{file}.json"
+            path = self._order.results / f"{file}.json"
             if path.exists():
                 table += [dict(row) for row in tables.validate(read_json(path))]
             else:
                 missing.append(f"{path}, by `{command}`")
-        results = audit.results(self._notes, beside(table, self.recipe.published), found)
+        results = audit.results(self._order.notes, beside(table, self.recipe.published), found)
         results["about"] = [*self.recipe.about, f"size: {told(self.size)}"]
         results["figures"] = {
             file: f"{self._name(*pair)}: original, attacked, purified"
             for file, pair in self._purified().items()
         }
-        if lent and self._earlier is not None:
-            results["kept"] = kept(self._earlier, lent)
-            results["warnings"] += [w for w in self._earlier["warnings"] if w["case"] in lent]
+        if lent and self._order.earlier is not None:
+            results["kept"] = kept(self._order.earlier, lent)
+            results["warnings"] += [w for w in self._order.earlier["warnings"] if w["case"] in lent]
         return {**results, "missing": missing} if missing else results
 
     def _done(
@@ -307,11 +282,11 @@ class Reproduction:
             training,
             seed=self.size.seed,
             fields=own,
-            on_step=self._on_step,
+            on_step=self._order.on_step,
         )
         if not there:
             best = max(row["clean"] for row in log)
-            self._say(f"{subject.data} {text}: validation accuracy {best:.4f}")
+            self._order.say(f"{subject.data} {text}: validation accuracy {best:.4f}")
         return self._models.setdefault(path, checkpoints.load(path).model)
 
     def _model(self, subject: Subject, case: Case) -> nn.Module:
@@ -325,10 +300,15 @@ class Reproduction:
         guard: Guard = recipes.method(Guard, case.guard, case.name)
         there = path.exists()
         log = experiments.guarded(
-            path, network, self._data(subject), guard, seed=self.size.seed, on_step=self._on_step
+            path,
+            network,
+            self._data(subject),
+            guard,
+            seed=self.size.seed,
+            on_step=self._order.on_step,
         )
         if not there:
-            self._say(f"{self._name(subject, case)}: validation clean {log[-1]['clean']:.4f}")
+            self._order.say(f"{self._name(subject, case)}: validation clean {log[-1]['clean']:.4f}")
         return self._models.setdefault(path, checkpoints.load(path).model)
 
     def _work(self, subject: Subject, case: Case) -> None:
@@ -342,7 +322,7 @@ class Reproduction:
                 one = self._measured(subject, case, model, measure, access)
                 if one is not None:
                     found[one.stamp.metric] = one
-                    self._say(f"{name}: {one.stamp.metric} {one.facts.robust_accuracy}")
+                    self._order.say(f"{name}: {one.stamp.metric} {one.facts.robust_accuracy}")
         table = rows(name, self.size.seed, found)
         if isinstance(model, models.Smoothed):
             table += self._certified(name, subject, model)
@@ -460,7 +440,7 @@ class Reproduction:
         )
         rates = {f"certified@{radius:g}": found.accuracy(radius) for radius in RADII}
         for radius, rate in zip(RADII, rates.values(), strict=True):
-            self._say(f"{name}: certified at L2 {radius:g} {rate}")
+            self._order.say(f"{name}: certified at L2 {radius:g} {rate}")
         rates["abstained"] = found.abstained
         return [audit.rate_row(name, self.size.seed, key, rate) for key, rate in rates.items()]
 

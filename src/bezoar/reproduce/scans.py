@@ -4,7 +4,7 @@ Every model and every look at one is kept in the run folder as soon as it is don
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,9 @@ from bezoar.data.imageset import DataSet, ImageSet
 from bezoar.defence import few
 from bezoar.detection import roc
 from bezoar.files import read_json, write_json
-from bezoar.fit import Progress, silent
+from bezoar.reproduce.order import Order
 from bezoar.reproduce.sized import Sets, network, told
 from bezoar.results import Rate
-from bezoar.runs import Run
 from bezoar.scans import DATA_SCANS, DataScan, Finding, ModelScan
 from bezoar.training import Training
 from bezoar.triggers import AllToOne, Trigger, poison
@@ -139,28 +138,10 @@ class Reproduction:
     Args:
         recipe: as ``read`` gives it.
         size: one of its sizes.
-        out: the run folder.
-        notes: provenance, see ``runs.provenance``.
-        root: where the data sets are.
-        only: data sets to work on in this process; all if empty.
-        seeds: numbers of models to work on, of both kinds; all if empty.
-        say: told a line when something is done.
-        on_step: told how far a training or a scan is.
+        order: what to do of it here.
     """
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        size: str,
-        out: Path,
-        notes: dict[str, str],
-        *,
-        root: Path | None = None,
-        only: Sequence[str] = (),
-        seeds: Sequence[int] = (),
-        say: Callable[[str], None] = lambda line: None,
-        on_step: Callable[[Progress], None] = silent,
-    ) -> None:
+    def __init__(self, recipe: Recipe, size: str, order: Order) -> None:
         checks.known("size", size, recipe.sizes)
         self.size: Size = recipes.build(Size, recipe.sizes[size], f"sizes.{size}")
         for name in ("calibrate", "fresh"):
@@ -169,24 +150,22 @@ class Reproduction:
         if conformal([0.0] * self.size.calibrate, self.size.alarms) == math.inf:
             found = f"calibrate={self.size.calibrate} for alarms={self.size.alarms}"
             raise ValueError(f"{found}: expected more healthy models; see conformal")
-        self.recipe, self._say, self._on_step, self._notes = recipe, say, on_step, notes
+        self.recipe, self._order = recipe, order
         self._subjects = [_subject(table, self.size) for table in recipe.subject]
         self._plants: list[Plant] = [recipes.build(Plant, table, "plant") for table in recipe.plant]
         for plant in self._plants:
             recipes.method(Trigger, plant.trigger, f"plant {plant.name}")
         self._looks: list[Look] = [recipes.build(Look, table, "look") for table in recipe.look]
         self._scans = {look.name: _scan(look, self.size) for look in self._looks}
-        for name in only:
+        for name in order.only:
             checks.known("data", name, [subject.data for subject in self._subjects])
         count = self.size.calibrate + self.size.fresh
-        for seed in seeds:
+        for seed in order.seeds:
             checks.known("seed", str(seed), map(str, range(count)))
-        self._complete = not only and not seeds
-        self._only = set(only or (subject.data for subject in self._subjects))
-        self._seeds = set(seeds or range(count))
-        self._sets = Sets(root, train=self.size.train, test=self.size.test)
-        about = {"title": recipe.name, "recipe": vars(recipe), "size": size}
-        self._run = Run(out, about, notes)
+        self._only = set(order.only or (subject.data for subject in self._subjects))
+        self._seeds = set(order.seeds or range(count))
+        self._sets = Sets(order.root, train=self.size.train, test=self.size.test)
+        self._run = order.run(recipe, size)
 
     def __call__(self) -> dict[str, Any] | None:
         """Do what is not done yet; return the results, or nothing where it is only a part."""
@@ -194,7 +173,7 @@ class Reproduction:
             for model in self._models(subject):
                 if subject.data in self._only and model.number in self._seeds:
                     self._looked(model)
-        return self.table() if self._complete else None
+        return self.table() if self._order.complete else None
 
     def table(self) -> dict[str, Any]:
         """The results of what is done by now; models that are not are named under ``missing``.
@@ -220,7 +199,7 @@ class Reproduction:
                     missing.append(f"{subject.data} {model.name}{what}")
         if not table:
             raise ValueError(f"{self._run.path}: expected measured models, found none")
-        results = audit.results(self._notes, table, {})
+        results = audit.results(self._order.notes, table, {})
         results["about"] = [*self.recipe.about, f"size: {told(self.size)}"]
         return {**results, "missing": missing} if missing else results
 
@@ -257,7 +236,7 @@ class Reproduction:
         path, whole = self._path(model, ".safetensors"), self._data(model.subject)
         kind, own = recipes.network(model.subject.network)
         training: Training = recipes.build(Training, model.subject.training, "training")
-        settings: dict[str, Any] = {"seed": model.number, "on_step": self._on_step}
+        settings: dict[str, Any] = {"seed": model.number, "on_step": self._order.on_step}
         if model.plant is None:
             experiments.trained(path, kind, whole, training, fields=own, **settings)
         else:
@@ -280,7 +259,7 @@ class Reproduction:
         known = whole.validation.at_most(self.size.test)
         for look in todo:
             scan = self._scans[look.name]
-            more: Any = {"seed": model.number, "on_step": self._on_step}
+            more: Any = {"seed": model.number, "on_step": self._order.on_step}
             if isinstance(scan, SIFTS):
                 found: Finding = scan(network, suspects, known, **more)
                 told = self._sifted(model, look, sifted(found, rows))
@@ -291,7 +270,7 @@ class Reproduction:
             write_json(self._cell(model, look), {**said, "first": first, "rows": told})
             words = [f"score {found.score:.2f}", "accused" if found.accused else "not accused"]
             words += [f"{row['metric']} {row['value']:.3f}" for row in told]
-            self._say(f"{model.subject.data} {model.name}: {look.name}: {', '.join(words)}")
+            self._order.say(f"{model.subject.data} {model.name}: {look.name}: {', '.join(words)}")
 
     def _poisoned(self, model: Model, network: nn.Module) -> tuple[ImageSet, NDArray[np.int64]]:
         """What a model was trained on, and which of it is poison; a sick one is measured first."""
@@ -305,7 +284,7 @@ class Reproduction:
             rates = {"clean": facts.accuracy, "asr": facts.asr}
             told = [audit.rate_row(case, model.number, name, rate) for name, rate in rates.items()]
             write_json(place, {"rows": told})
-            self._say(f"{case}, seed {model.number}: clean {facts.accuracy}, asr {facts.asr}")
+            self._order.say(f"{case}, seed {model.number}: clean {facts.accuracy}, asr {facts.asr}")
         made = poison(
             whole.train, secret.trigger, secret.aim, rate=model.plant.rate, seed=model.number
         )
