@@ -14,8 +14,6 @@ from bezoar.data.imageset import ImageSet
 from bezoar.defence import Defended, Evidence, accuracy
 from bezoar.features import features, head
 from bezoar.fit import (
-    SCHEDULES,
-    SGD,
     Judgement,
     Progress,
     Row,
@@ -25,6 +23,7 @@ from bezoar.fit import (
     fit,
     silent,
 )
+from bezoar.repairs import descent
 from bezoar.repairs.protocol import Repair
 from bezoar.repairs.rounds import joined
 from bezoar.repairs.tolerance import lowest
@@ -66,11 +65,7 @@ class FinePruning(Repair):
     def __post_init__(self) -> None:
         checks.in_range("share", self.share, 0, 1)
         checks.in_range("tolerance", self.tolerance, 0, 1)
-        checks.at_least("epochs", self.epochs, 1)
-        checks.at_least("batch", self.batch, 1)
-        checks.in_range("lr", self.lr, 0)
-        checks.known("schedule", self.schedule, SCHEDULES)
-        SGD(momentum=self.momentum, weight_decay=self.weight_decay)
+        descent.require(self)
 
     def __call__(
         self,
@@ -103,15 +98,7 @@ class FinePruning(Repair):
             for gone, share in ((0, before), (count, clean))
         ]
         learning = Tuning(
-            Supervised(
-                model,
-                evidence.train,
-                loss=cross_entropy(meter),
-                lr=self.lr,
-                schedule=SCHEDULES[self.schedule],
-                optimize=SGD(momentum=self.momentum, weight_decay=self.weight_decay),
-                meter=meter,
-            ),
+            descent.learner(self, model, evidence.train, cross_entropy(meter), meter),
             held,
         )
 

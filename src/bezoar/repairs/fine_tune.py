@@ -6,19 +6,16 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from bezoar import checks
 from bezoar.costs import Meter
 from bezoar.defence import Defended, Evidence, accuracy
 from bezoar.fit import (
-    SCHEDULES,
-    SGD,
     Judgement,
     Progress,
-    Supervised,
     cross_entropy,
     fit,
     silent,
 )
+from bezoar.repairs import descent
 from bezoar.repairs.protocol import Repair
 from bezoar.snapshots import Snapshot
 
@@ -54,11 +51,7 @@ class FineTune(Repair):
     weight_decay: float = 5e-4
 
     def __post_init__(self) -> None:
-        checks.at_least("epochs", self.epochs, 1)
-        checks.at_least("batch", self.batch, 1)
-        checks.in_range("lr", self.lr, 0)
-        checks.known("schedule", self.schedule, SCHEDULES)
-        SGD(momentum=self.momentum, weight_decay=self.weight_decay)
+        descent.require(self)
 
     def __call__(
         self,
@@ -70,14 +63,8 @@ class FineTune(Repair):
         on_step: Callable[[Progress], None] = silent,
     ) -> Defended:
         meter = Meter()
-        learning = Supervised(
-            deepcopy(classifier),
-            evidence.train,
-            loss=cross_entropy(meter),
-            lr=self.lr,
-            schedule=SCHEDULES[self.schedule],
-            optimize=SGD(momentum=self.momentum, weight_decay=self.weight_decay),
-            meter=meter,
+        learning = descent.learner(
+            self, deepcopy(classifier), evidence.train, cross_entropy(meter), meter
         )
         log = fit(
             learning,

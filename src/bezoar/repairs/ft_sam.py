@@ -13,15 +13,13 @@ from bezoar import checks
 from bezoar.costs import Meter
 from bezoar.defence import Defended, Evidence, accuracy
 from bezoar.fit import (
-    SCHEDULES,
-    SGD,
     BatchLoss,
     Judgement,
     Progress,
-    Supervised,
     fit,
     silent,
 )
+from bezoar.repairs import descent
 from bezoar.repairs.protocol import Repair
 from bezoar.snapshots import Snapshot
 
@@ -62,11 +60,7 @@ class FTSAM(Repair):
     def __post_init__(self) -> None:
         checks.in_range("rho", self.rho, 0)
         checks.in_range("smoothing", self.smoothing, 0, 1)
-        checks.at_least("epochs", self.epochs, 1)
-        checks.at_least("batch", self.batch, 1)
-        checks.in_range("lr", self.lr, 0)
-        checks.known("schedule", self.schedule, SCHEDULES)
-        SGD(momentum=self.momentum, weight_decay=self.weight_decay)
+        descent.require(self)
 
     def __call__(
         self,
@@ -78,14 +72,12 @@ class FTSAM(Repair):
         on_step: Callable[[Progress], None] = silent,
     ) -> Defended:
         meter = Meter()
-        learning = Supervised(
+        learning = descent.learner(
+            self,
             deepcopy(classifier),
             evidence.train,
-            loss=nearby(self.rho, self.smoothing, meter),
-            lr=self.lr,
-            schedule=SCHEDULES[self.schedule],
-            optimize=SGD(momentum=self.momentum, weight_decay=self.weight_decay),
-            meter=meter,
+            nearby(self.rho, self.smoothing, meter),
+            meter,
         )
         log = fit(
             learning,

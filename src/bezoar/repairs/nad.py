@@ -15,15 +15,13 @@ from bezoar.classifier import device_of, frozen
 from bezoar.costs import Meter
 from bezoar.defence import Defended, Evidence, accuracy
 from bezoar.fit import (
-    SCHEDULES,
-    SGD,
     BatchLoss,
     Judgement,
     Progress,
-    Supervised,
     fit,
     silent,
 )
+from bezoar.repairs import descent
 from bezoar.repairs.fine_tune import FineTune
 from bezoar.repairs.protocol import Repair
 from bezoar.repairs.rounds import joined
@@ -73,11 +71,7 @@ class NAD(Repair):
     def __post_init__(self) -> None:
         checks.in_range("beta", self.beta, 0)
         checks.at_least("teacher_epochs", self.teacher_epochs, 1)
-        checks.at_least("epochs", self.epochs, 1)
-        checks.at_least("batch", self.batch, 1)
-        checks.in_range("lr", self.lr, 0)
-        checks.known("schedule", self.schedule, SCHEDULES)
-        SGD(momentum=self.momentum, weight_decay=self.weight_decay)
+        descent.require(self)
 
     def __call__(
         self,
@@ -114,14 +108,12 @@ class NAD(Repair):
         meter.forward += 1
         teacher = deepcopy(classifier).eval().requires_grad_(False)
         teacher.load_state_dict(taught["model"])
-        learning = Supervised(
+        learning = descent.learner(
+            self,
             deepcopy(classifier),
             evidence.train,
-            loss=attentive(teacher, names, self.beta, meter),
-            lr=self.lr,
-            schedule=SCHEDULES[self.schedule],
-            optimize=SGD(momentum=self.momentum, weight_decay=self.weight_decay),
-            meter=meter,
+            attentive(teacher, names, self.beta, meter),
+            meter,
         )
 
         def judge(epoch: int) -> Judgement:

@@ -12,16 +12,14 @@ from bezoar import checks
 from bezoar.costs import Meter
 from bezoar.defence import Defended, Evidence, accuracy
 from bezoar.fit import (
-    SCHEDULES,
-    SGD,
     BatchLoss,
     Judgement,
     Progress,
-    Supervised,
     cost_of,
     fit,
     silent,
 )
+from bezoar.repairs import descent
 from bezoar.repairs.protocol import Repair
 from bezoar.scans.neural_cleanse import NeuralCleanse, Triggers, inverted
 from bezoar.snapshots import Snapshot, Stages, Tree
@@ -70,11 +68,7 @@ class NeuralCleanseUnlearning(Repair):
 
     def __post_init__(self) -> None:
         checks.in_range("share", self.share, 0, 1)
-        checks.at_least("epochs", self.epochs, 1)
-        checks.at_least("batch", self.batch, 1)
-        checks.in_range("lr", self.lr, 0)
-        checks.known("schedule", self.schedule, SCHEDULES)
-        SGD(momentum=self.momentum, weight_decay=self.weight_decay)
+        descent.require(self)
 
     def __call__(
         self,
@@ -120,14 +114,8 @@ class NeuralCleanseUnlearning(Repair):
         if not len(undone):
             looked = {"round": 1.0, "clean": clean, **said, **cost_of(meter)}
             return Defended(model.eval(), [came, looked], meter)
-        learning = Supervised(
-            model,
-            evidence.train,
-            loss=stamping(found, undone, self.share, meter),
-            lr=self.lr,
-            schedule=SCHEDULES[self.schedule],
-            optimize=SGD(momentum=self.momentum, weight_decay=self.weight_decay),
-            meter=meter,
+        learning = descent.learner(
+            self, model, evidence.train, stamping(found, undone, self.share, meter), meter
         )
 
         def judge(epoch: int) -> Judgement:
