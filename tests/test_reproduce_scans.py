@@ -81,7 +81,10 @@ def test_every_model_and_every_scan_has_its_rows(done):
     # clp-scan tells no classes apart.
     expected |= {(f"digits {name}", 0, "named") for name in ("mm", "spectral")}
     assert rows == expected
-    assert "calibrate 1; fresh 2; spc 2; train 300; test 60" in sheet.page(done[1], "toy")
+    page = sheet.page(done[1], "toy")
+    assert "calibrate 1; fresh 2; spc 2; train 300; test 60" in page
+    titles = [line for line in page.splitlines() if line.startswith("## ")]
+    assert titles[:2] == ["## Poison among training images", "## Models"]
 
 
 def said(done, look):

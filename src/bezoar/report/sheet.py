@@ -53,6 +53,8 @@ def write(table: Mapping[str, Any], name: str, results: Path, pages: Path) -> li
 def page(results: Mapping[str, Any], name: str) -> str:
     """Render a results file; equal files give equal pages.
 
+    A file may have ``sections`` of its own, beginnings of metrics by title; they come first.
+
     Raises:
         ValueError: the file is not of the form of a results table.
     """
@@ -71,8 +73,8 @@ def page(results: Mapping[str, Any], name: str) -> str:
         parts.append(f"Not measured yet: {'; '.join(missing)}.\n")
     rows = [_gathered(row) for row in rows]
     metrics = list(dict.fromkeys(row["metric"] for row in rows))
-    for title, starts in SECTIONS:
-        chosen = [metric for metric in metrics if metric.startswith(starts)]
+    for title, starts in (*results.get("sections", {}).items(), *SECTIONS):
+        chosen = [metric for metric in metrics if metric.startswith(tuple(starts))]
         metrics = [metric for metric in metrics if metric not in chosen]
         parts += _section(title, rows, chosen)
     parts += _section("Further metrics", rows, metrics)

@@ -201,6 +201,7 @@ class Reproduction:
             raise ValueError(f"{self._run.path}: expected measured models, found none")
         results = audit.results(self._order.notes, table, {})
         results["about"] = [*self.recipe.about, f"size: {told(self.size)}"]
+        results["sections"] = SECTIONS
         return {**results, "missing": missing} if missing else results
 
     def figures(self) -> dict[str, Figure]:
@@ -360,6 +361,10 @@ class Reproduction:
 
 
 SIFTS = tuple(DATA_SCANS.values())
+SECTIONS = {
+    "Poison among training images": ["caught", "false-positives", "auc:rows"],
+    "Models": ["threshold", "false-alarms", "hits", "auc", "named"],
+}
 
 
 def conformal(clean: Sequence[float], alarms: float) -> float:
