@@ -49,6 +49,10 @@ scan = { name = "mm-bd", starts = 2, steps = 3 }
 [[look]]
 name = "spectral"
 scan = { name = "spectral-signatures" }
+
+[[look]]
+name = "strip"
+scan = { name = "strip", overlays = 5 }
 """
 
 
@@ -72,6 +76,9 @@ def test_every_model_and_every_scan_has_its_rows(done):
     sifted = ("caught", "false-positives", "auc:rows")
     expected |= {(f"digits spectral {turns[k]}", k, m) for k in turns for m in sifted}
     expected |= {("digits spectral clean", k, "false-positives") for k in turns}
+    watched = ("fpr:clean", "tpr:triggered", "auc:triggered")
+    expected |= {(f"digits strip {turns[k]}", k, m) for k in turns for m in watched}
+    expected |= {("digits strip clean", k, "fpr:clean") for k in turns}
     measured = ["threshold", "false-alarms", "hits", "auc"]
     measured += [f"{m}:{name}" for m in ("hits", "auc") for name in turns.values()]
     scores = ("clp", "mm", "mm p-value", "spectral")
@@ -84,7 +91,8 @@ def test_every_model_and_every_scan_has_its_rows(done):
     page = sheet.page(done[1], "toy")
     assert "calibrate 1; fresh 2; spc 2; train 300; test 60" in page
     titles = [line for line in page.splitlines() if line.startswith("## ")]
-    assert titles[:2] == ["## Poison among training images", "## Models"]
+    looks = ["Poison among training images", "Triggered images, one at a time", "Models"]
+    assert titles[:3] == [f"## {look}" for look in looks]
 
 
 def said(done, look):

@@ -15,12 +15,14 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import nn
 
-from bezoar import audit, checkpoints, checks, experiments, planted, recipes
+from bezoar import audit, checkpoints, checks, experiments, planted, recipes, suspicion
 from bezoar.backdoors import Sifted, measure, sifted, triggered
 from bezoar.data.imageset import DataSet, ImageSet
-from bezoar.defence import few
-from bezoar.detection import roc
+from bezoar.defence import Evidence, few
+from bezoar.detection import judged, roc
 from bezoar.files import read_json, write_json
+from bezoar.guards import GUARDS, IBDPSC, STRIP, Guard, ScaleUp
+from bezoar.planted import Backdoor
 from bezoar.reproduce.order import Order
 from bezoar.reproduce.sized import Sets, network, told
 from bezoar.results import Rate
@@ -38,6 +40,7 @@ class Size:
         fresh: models of each kind that are measured with them.
         spc: trusted images of each class that a scan may see.
         train, test: first images of the splits; 0 is all.
+        watched: first test images that are shown to a guard, as they are and stamped.
         alarms: share of healthy models that a threshold may accuse.
         network: fields of the networks instead of those of the subject.
         caps: what a setting of that name may be at most, in any training or scan.
@@ -48,6 +51,7 @@ class Size:
     spc: int = 10
     train: int = 0
     test: int = 1000
+    watched: int = 200
     alarms: float = 0.1
     network: dict[str, Any] = field(default_factory=dict)
     caps: dict[str, int] = field(default_factory=dict)
@@ -89,7 +93,8 @@ class Look:
 
     Args:
         name: in the table.
-        scan: name and settings, of a scan of models or of data.
+        scan: name and settings, of a scan of models or of data, or of a guard that looks at one
+            image at a time.
     """
 
     name: str
@@ -130,6 +135,25 @@ class Model:
     @property
     def name(self) -> str:
         return f"{self.plant.name if self.plant else 'clean'}-{self.number}"
+
+
+@dataclass(frozen=True, eq=False)
+class Suspect:
+    """A model under scan, and what the scan is not told of it.
+
+    Attributes:
+        model: which it is.
+        network: the trained network.
+        images: what it was trained on.
+        poison: positions of the poisoned ones among them, ``(P,)`` int64.
+        secret: what its attacker knows; nothing of a healthy one.
+    """
+
+    model: Model
+    network: nn.Module
+    images: ImageSet
+    poison: NDArray[np.int64]
+    secret: Backdoor | None
 
 
 class Reproduction:
@@ -254,30 +278,20 @@ class Reproduction:
         todo = [look for look in self._looks if not self._cell(model, look).exists()]
         if not todo:
             return
-        network, whole = self._trained(model), self._data(model.subject)
-        suspects, rows = self._poisoned(model, network)
-        trusted = few(whole.train, self.size.spc, seed=model.number, held=0).train
-        known = whole.validation.at_most(self.size.test)
+        suspect = self._suspect(model)
         for look in todo:
-            scan = self._scans[look.name]
-            more: Any = {"seed": model.number, "on_step": self._order.on_step}
-            if isinstance(scan, SIFTS):
-                found: Finding = scan(network, suspects, known, **more)
-                told = self._sifted(model, look, sifted(found, rows))
-            else:
-                found, told = scan(network, trusted, **more), []
-            first = None if found.classes is None else int(found.classes.argmax())
-            said = {"score": found.score, "p_value": found.p_value, "accused": found.accused}
-            write_json(self._cell(model, look), {**said, "first": first, "rows": told})
-            words = [f"score {found.score:.2f}", "accused" if found.accused else "not accused"]
-            words += [f"{row['metric']} {row['value']:.3f}" for row in told]
+            said = self._said(look, suspect)
+            write_json(self._cell(model, look), said)
+            words = [] if said["score"] is None else [f"score {said['score']:.2f}"]
+            words += ["accused"] if said["accused"] else []
+            words += [f"{row['metric']} {row['value']:.3f}" for row in said["rows"]]
             self._order.say(f"{model.subject.data} {model.name}: {look.name}: {', '.join(words)}")
 
-    def _poisoned(self, model: Model, network: nn.Module) -> tuple[ImageSet, NDArray[np.int64]]:
-        """What a model was trained on, and which of it is poison; a sick one is measured first."""
-        whole = self._data(model.subject)
+    def _suspect(self, model: Model) -> Suspect:
+        """Train a model, poison its images once more; a sick one is measured first."""
+        network, whole = self._trained(model), self._data(model.subject)
         if model.plant is None:
-            return whole.train, np.empty(0, dtype=np.int64)
+            return Suspect(model, network, whole.train, np.empty(0, dtype=np.int64), None)
         secret = planted.read(self._path(model, ".safetensors"))
         place, case = self._path(model, ".json"), f"{model.subject.data} {model.plant.name}"
         if not place.exists():
@@ -286,10 +300,55 @@ class Reproduction:
             told = [audit.rate_row(case, model.number, name, rate) for name, rate in rates.items()]
             write_json(place, {"rows": told})
             self._order.say(f"{case}, seed {model.number}: clean {facts.accuracy}, asr {facts.asr}")
-        made = poison(
-            whole.train, secret.trigger, secret.aim, rate=model.plant.rate, seed=model.number
-        )
-        return made.images, made.rows
+        rate, seed = model.plant.rate, model.number
+        made = poison(whole.train, secret.trigger, secret.aim, rate=rate, seed=seed)
+        return Suspect(model, network, made.images, made.rows, secret)
+
+    def _said(self, look: Look, suspect: Suspect) -> dict[str, Any]:
+        """What a scan says of a model, as it is kept; a guard says nothing of the model."""
+        scan, whole = self._scans[look.name], self._data(suspect.model.subject)
+        more: Any = {"seed": suspect.model.number, "on_step": self._order.on_step}
+        trusted = few(whole.train, self.size.spc, seed=suspect.model.number, held=0).train
+        known = whole.validation.at_most(self.size.test)
+        rows: list[audit.Row] = []
+        if isinstance(scan, WATCHES):
+            guarded = scan(suspect.network, Evidence(trusted, known), **more).classifier
+            rows = self._watched(look, suspect, guarded)
+            return {"score": None, "p_value": None, "accused": None, "first": None, "rows": rows}
+        if isinstance(scan, SIFTS):
+            found: Finding = scan(suspect.network, suspect.images, known, **more)
+            rows = self._sifted(suspect.model, look, sifted(found, suspect.poison))
+        else:
+            found = scan(suspect.network, trusted, **more)
+        return {
+            "score": found.score,
+            "p_value": found.p_value,
+            "accused": found.accused,
+            "first": None if found.classes is None else int(found.classes.argmax()),
+            "rows": rows,
+        }
+
+    def _watched(self, look: Look, suspect: Suspect, guarded: nn.Module) -> list[audit.Row]:
+        """What a guard rejects of test images, and of stamped ones where there is a trigger."""
+        model = suspect.model
+        test = self._data(model.subject).test.at_most(self.size.watched)
+        case = f"{model.subject.data} {look.name} {model.plant.name if model.plant else 'clean'}"
+        if suspect.secret is None:
+            x, _ = test.batch(slice(None))
+            alarms = judged(guarded, x, test, seed=model.number).alarms
+            return [audit.rate_row(case, model.number, "fpr:clean", alarms)]
+        shown = triggered(test, suspect.secret.trigger, suspect.secret.aim)
+        seen = suspicion.measure(guarded, test, shown, seed=model.number)
+        rates = {"fpr:clean": seen.clean.alarms, "tpr:triggered": seen.caught()}
+        table = [
+            audit.rate_row(case, model.number, name, rate)
+            for name, rate in rates.items()
+            if rate is not None
+        ]
+        if (curve := seen.curve()) is not None:
+            area = audit.number_row(case, model.number, "auc:triggered", curve.auc)
+            table.append({**area, "low": curve.low, "high": curve.high, "n": curve.attacked})
+        return table
 
     def _sifted(self, model: Model, look: Look, told: Sifted) -> list[audit.Row]:
         """How well a scan of data tells the poison of a sick model; the false alarms of a clean."""
@@ -313,6 +372,8 @@ class Reproduction:
         said = [(model, read_json(path)) for model, path in cells]
         fresh = [(model, found) for model, found in said if self._fresh(model)]
         table = [row for _, found in fresh for row in found["rows"]]
+        if isinstance(self._scans[look.name], WATCHES):
+            return table
         case = f"{subject.data} {look.name}"
         table += self._measured(case, [(model, found["score"]) for model, found in said])
         if said and all(found["p_value"] is not None for _, found in said):
@@ -361,8 +422,10 @@ class Reproduction:
 
 
 SIFTS = tuple(DATA_SCANS.values())
+WATCHES = (IBDPSC, STRIP, ScaleUp)
 SECTIONS = {
     "Poison among training images": ["caught", "false-positives", "auc:rows"],
+    "Triggered images, one at a time": ["fpr:clean", "tpr:triggered", "auc:triggered"],
     "Models": ["threshold", "false-alarms", "hits", "auc", "named"],
 }
 
@@ -388,7 +451,9 @@ def _subject(table: Mapping[str, Any], size: Size) -> Subject:
 
 
 def _scan(look: Look, size: Size) -> Any:
-    kind = DataScan if look.scan.get("name") in DATA_SCANS else ModelScan
+    name = look.scan.get("name")
+    watches = any(GUARDS.get(str(name)) is kind for kind in WATCHES)
+    kind = Guard if watches else DataScan if name in DATA_SCANS else ModelScan
     made = recipes.method(kind, look.scan, f"look {look.name}")
     caps = {name: cap for name, cap in size.caps.items() if hasattr(made, name)}
     return replace(made, **{name: min(getattr(made, name), cap) for name, cap in caps.items()})
