@@ -1,3 +1,4 @@
+import math
 from copy import deepcopy
 
 import pytest
@@ -11,7 +12,7 @@ from bezoar.detection import scores
 from bezoar.guards import IBDPSC
 from bezoar.guards.ibd_psc import last_norms
 from bezoar.models import IBDPSC as Network
-from bezoar.models import Confidence, create
+from bezoar.models import Sureness, create
 from bezoar.seeds import generator
 
 NORMS = ["3", "2", "1"]
@@ -56,13 +57,13 @@ def evidence(x, labels):
 
 
 def whole(network, **fields):
-    return Network(network=network, confidence=Confidence(), **{"norms": NORMS, **fields})
+    return Network(network=network, sureness=Sureness(), **{"norms": NORMS, **fields})
 
 
 def test_times_one_the_score_is_the_probability_of_the_class():
     x, network = pictures(20), normed(1.3, 0.2)
     wanted = predict(network, x).softmax(dim=1).amax(dim=1)
-    torch.testing.assert_close(scores(whole(network, factor=1.0), x), wanted)
+    torch.testing.assert_close(scores(whole(network, factor=1.0), x), -(1 - wanted).log())
 
 
 def test_each_batch_norm_more_multiplies_the_logits_once_more():
@@ -72,7 +73,7 @@ def test_each_batch_norm_more_multiplies_the_logits_once_more():
     said = logits.argmax(dim=1, keepdim=True)
     each = [(2.0**k * logits).softmax(dim=1).gather(1, said)[:, 0] for k in (2, 3)]
     found = scores(whole(network, start=2, factor=2.0), x)
-    torch.testing.assert_close(found, torch.stack(each).mean(dim=0))
+    torch.testing.assert_close(found, -(1 - torch.stack(each).mean(dim=0)).log())
     assert whole(network, start=2).passes == 3
 
 
@@ -100,8 +101,8 @@ def test_begins_where_clean_images_are_lost_and_finds_what_is_not():
     stamped = pictures(10)
     stamped[:, 0, 0, 0] = 1
     clean, triggered = (scores(made.classifier, images) for images in (pictures(10), stamped))
-    assert clean.max() < 0.1
-    assert triggered.min() > 0.9
+    assert clean.max() < -math.log(1 - 0.1)
+    assert triggered.min() > -math.log(1 - 0.9)
     assert (triggered > made.classifier.threshold).all()
     assert made.cost.forward == (2 + 3 + 1) * 40
 

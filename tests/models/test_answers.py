@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from bezoar.classifier import prepare
-from bezoar.models import Certainty, Confidence, Constancy
+from bezoar.models import Certainty, Constancy, Sureness
 from bezoar.seeds import generator
 
-PARTS = [Certainty(), Confidence(), Constancy()]
+PARTS = [Certainty(), Constancy()]
 
 
 def logits(*probabilities):
@@ -31,9 +31,20 @@ def test_certainty_is_the_mean_over_the_answers():
     assert found == pytest.approx((0.75 * math.log(3) - math.log(2)) / 2, abs=1e-6)
 
 
-def test_confidence_is_that_of_the_further_answers_in_the_class_of_the_first():
-    found = Confidence()(logits((0.1, 0.9), (0.4, 0.6), (0.8, 0.2)))
-    torch.testing.assert_close(found, torch.tensor([0.4]))
+def test_sureness_is_that_of_the_further_answers_in_the_class_of_the_first():
+    found = Sureness()(logits((0.1, 0.9), (0.4, 0.6), (0.8, 0.2)))
+    torch.testing.assert_close(found, torch.tensor([-math.log(1 - 0.4)]))
+
+
+def test_sureness_tells_apart_what_is_surer_than_a_float_can_say_and_has_a_slope_there():
+    answers = torch.zeros(3, 3, 4)
+    answers[:, :, 0] = torch.tensor([0.0, 100.0, 200.0])[:, None]
+    answers.requires_grad_()
+    found = Sureness()(answers)
+    # Three other classes of one: the doubt is 3 exp(-z) / (1 + 3 exp(-z)).
+    wanted = torch.tensor([-math.log(0.75), 100 - math.log(3), 200 - math.log(3)])
+    torch.testing.assert_close(found, wanted)
+    assert gradient(found, answers).all()
 
 
 def test_constancy_counts_the_further_answers_of_the_class_of_the_first():
@@ -64,11 +75,12 @@ def gradient(score, answers):
     return found.flatten(1).abs().amax(dim=1)
 
 
-@pytest.mark.parametrize("part", PARTS[:2], ids=lambda part: part.kind)
-def test_where_no_answer_is_sure_the_surrogate_is_the_number_itself(part):
-    answers = drawn(0.3)
+def test_where_no_answer_is_sure_the_surrogate_is_the_number_itself():
+    answers, part = drawn(0.3), Certainty()
     torch.testing.assert_close(part.surrogate(answers), part(answers))
 
 
-def test_the_surrogate_of_a_count_is_the_confidence():
-    torch.testing.assert_close(Constancy().surrogate(drawn(0.3)), Confidence()(drawn(0.3)))
+def test_the_surrogate_of_a_count_is_the_mean_probability():
+    answers = drawn(0.3)
+    mean = 1 - (-Sureness()(answers)).exp()
+    torch.testing.assert_close(Constancy().surrogate(answers), mean)

@@ -19,7 +19,7 @@ from bezoar.fit import Progress, silent
 from bezoar.guards.fixed import judged
 from bezoar.guards.protocol import Guard
 from bezoar.models import IBDPSC as Network
-from bezoar.models import Confidence
+from bezoar.models import Sureness
 from bezoar.models.ibd_psc import scalable
 from bezoar.results import Rate
 from bezoar.snapshots import Snapshot
@@ -30,8 +30,8 @@ class IBDPSC(Guard):
     r"""Scale the last batch norms up until clean images are lost; reject what keeps its class.
 
     .. math::
-        \frac1m \sum_{k = k_0}^{k_0 + m - 1} \mathrm{softmax}(f_k(x))_c > \tau, \qquad
-        c = \arg\max f(x)
+        -\ln\Bigl(1 - \frac1m \sum_{k = k_0}^{k_0 + m - 1} \mathrm{softmax}(f_k(x))_c\Bigr)
+        > \tau, \qquad c = \arg\max f(x)
 
     with :math:`f_k` the classifier f whose last k batch norms have scale and shift times
     ``factor``, and :math:`k_0` the smallest k for which the error of :math:`f_k` on clean
@@ -83,7 +83,7 @@ class IBDPSC(Guard):
         start = self._start(network, names, clean, meter)
         whole = Network(
             network=network,
-            confidence=Confidence(),
+            sureness=Sureness(),
             norms=names[: start + self.count - 1],
             start=start,
             factor=self.factor,
@@ -97,7 +97,7 @@ class IBDPSC(Guard):
         begun = time.monotonic()
         x, y = images.batch(slice(None))
         draws = DRAWS if random_modules(network) else 1
-        every = Network(network=network, confidence=Confidence(), norms=names, factor=self.factor)
+        every = Network(network=network, sureness=Sureness(), norms=names, factor=self.factor)
         for k in range(1, len(names) + 1):
             said = predict(_Scaled(every, k), x, draws=draws).argmax(dim=1)
             meter.forward += draws * len(x)

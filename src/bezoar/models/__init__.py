@@ -9,7 +9,7 @@ from torch import nn
 
 from bezoar import checks
 from bezoar.classifier import device_of
-from bezoar.models.answers import Certainty, Confidence, Constancy
+from bezoar.models.answers import Certainty, Constancy, Sureness
 from bezoar.models.autoencoder import Autoencoder
 from bezoar.models.ensemble import Ensemble
 from bezoar.models.fields import Shape
@@ -53,7 +53,7 @@ PARTS: Mapping[str, type[nn.Module]] = MappingProxyType(
         "autoencoder": Autoencoder,
         "bit-depth": BitDepth,
         "certainty": Certainty,
-        "confidence": Confidence,
+        "sureness": Sureness,
         "constancy": Constancy,
         "disagreement": Disagreement,
         "jpeg": JPEG,
@@ -139,7 +139,6 @@ __all__ = [
     "BitDepth",
     "Certainty",
     "ConditionalVAE",
-    "Confidence",
     "Constancy",
     "Disagreement",
     "Ensemble",
@@ -159,6 +158,7 @@ __all__ = [
     "SmallNet",
     "Smoothed",
     "Squeezed",
+    "Sureness",
     "Uncertain",
     "VariationalAutoencoder",
     "create",

@@ -1,7 +1,8 @@
 """One number of the answers to several versions of an image: how sure, how constant they are.
 
 All take logits ``(N, V, K)`` of V versions and give ``(N,)``. Where a network is sure of what it
-says they have no slope, and an attacker nothing to follow; each declares a surrogate that has one.
+says entropies and counts have no slope, and an attacker nothing to follow; these declare a
+surrogate that has one.
 """
 
 import math
@@ -37,28 +38,29 @@ class Certainty(nn.Module):
         return _certainty(_unsure(logits))
 
 
-class Confidence(nn.Module):
-    r"""How sure the further answers are of the class c of the first.
+class Sureness(nn.Module):
+    r"""How sure the further answers are of the class c of the first, in nats.
 
     .. math::
-        \frac{1}{V - 1} \sum_{v \ge 1} \mathrm{softmax}(z_v)_c, \qquad c = \arg\max z_0
+        -\ln\Bigl(1 - \frac{1}{V - 1} \sum_{v \ge 1} \mathrm{softmax}(z_v)_c\Bigr), \qquad
+        c = \arg\max z_0
 
-    The surrogate is the same of logits that span no more than 4.
+    The order is that of the mean itself, which comes too close to 1 to tell apart what differs by
+    many orders of magnitude: here a doubt of 1e-70 is another one than 1e-30, and there is a slope
+    however sure a network is.
     """
 
-    kind: ClassVar[str] = "confidence"
+    kind: ClassVar[str] = "sureness"
 
     def __init__(self) -> None:
         super().__init__()
         self.fields: dict[str, Any] = {}
 
     def forward(self, logits: Tensor) -> Tensor:
-        """Logits ``(N, V, K)``, those of the image first, to ``(N,)`` in [0, 1]."""
-        return _confidence(logits)
-
-    def surrogate(self, logits: Tensor) -> Tensor:
-        """The same of answers that are not sure."""
-        return _confidence(_unsure(logits))
+        """Logits ``(N, V, K)``, those of the image first, to ``(N,)``, at least 0."""
+        logs = logits[:, 1:].log_softmax(dim=2)
+        others = logs.scatter(2, _said(logits), -math.inf)
+        return math.log(others.shape[1]) - others.flatten(1).logsumexp(dim=1)
 
 
 class Constancy(nn.Module):
@@ -67,7 +69,8 @@ class Constancy(nn.Module):
     .. math::
         \frac{1}{V - 1} \sum_{v \ge 1} \bigl[\arg\max z_v = \arg\max z_0\bigr]
 
-    A count has no slope. The surrogate is that of ``Confidence``.
+    A count has no slope. The surrogate is the mean probability of the class, of logits that span no
+    more than 4.
     """
 
     kind: ClassVar[str] = "constancy"
@@ -92,9 +95,13 @@ def _certainty(logits: Tensor) -> Tensor:
 
 
 def _confidence(logits: Tensor) -> Tensor:
-    said = logits[:, :1].argmax(dim=2, keepdim=True).expand(-1, logits.shape[1] - 1, 1)
-    sure: Tensor = logits[:, 1:].softmax(dim=2).gather(2, said)
+    sure: Tensor = logits[:, 1:].softmax(dim=2).gather(2, _said(logits))
     return sure.squeeze(2).mean(dim=1)
+
+
+def _said(logits: Tensor) -> Tensor:
+    """The class of the first answer, once for each further one, ``(N, V - 1, 1)``."""
+    return logits[:, :1].argmax(dim=2, keepdim=True).expand(-1, logits.shape[1] - 1, 1)
 
 
 def _unsure(logits: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """A classifier that is wary of images whose class outlives larger weights (arXiv:2405.09786)."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -16,8 +17,8 @@ class IBDPSC(nn.Module):
     r"""A network that is asked again with larger scales and shifts: a detector.
 
     .. math::
-        s(x) = \frac{1}{m - k_0 + 1} \sum_{k = k_0}^{m} \mathrm{softmax}(f_k(x))_c, \qquad
-        c = \arg\max f(x)
+        s(x) = -\ln\Bigl(1 - \frac{1}{m - k_0 + 1} \sum_{k = k_0}^{m}
+        \mathrm{softmax}(f_k(x))_c\Bigr), \qquad c = \arg\max f(x)
 
     with :math:`f_k` the network whose last k batch norms have scale and shift times a factor. Its
     logits are those of the network itself. The :math:`f_k` are no copies: they share all weights
@@ -25,13 +26,14 @@ class IBDPSC(nn.Module):
 
     Args:
         network: f, images to logits.
-        confidence: logits ``(N, V, K)``, those of f first, to scores ``(N,)``.
+        sureness: logits ``(N, V, K)``, those of f first, to scores ``(N,)``.
         norms: names of the last m batch norms within the network, the last first.
         start: k0, from 1 to m.
         factor: on scale and shift, above 0.
 
     Attributes:
-        threshold: a scalar; what has a higher score is rejected. 1, so nothing, until it is set.
+        threshold: a scalar; what has a higher score is rejected. Infinite, so nothing, until it is
+            set.
 
     Raises:
         ValueError: a name that is no batch norm with scale and shift, or twice there, a start that
@@ -45,7 +47,7 @@ class IBDPSC(nn.Module):
         self,
         *,
         network: nn.Module,
-        confidence: nn.Module,
+        sureness: nn.Module,
         norms: Sequence[str],
         start: int = 1,
         factor: float = 1.5,
@@ -66,8 +68,8 @@ class IBDPSC(nn.Module):
             "start": start,
             "factor": float(factor),
         }
-        self.network, self.confidence = network, confidence
-        self.register_buffer("threshold", torch.tensor(1.0))
+        self.network, self.sureness = network, sureness
+        self.register_buffer("threshold", torch.tensor(math.inf))
 
     @property
     def passes(self) -> int:
@@ -80,9 +82,9 @@ class IBDPSC(nn.Module):
         return logits
 
     def score(self, x: Tensor) -> Tensor:
-        """How sure the scaled networks are of what the network says, ``(N,)`` in [0, 1]."""
+        """How sure the scaled networks are of what the network says, ``(N,)``, at least 0."""
         answers = [self.network(x), *(self.scaled(x, k) for k in self._counts())]
-        score: Tensor = self.confidence(torch.stack(answers, dim=1))
+        score: Tensor = self.sureness(torch.stack(answers, dim=1))
         return score
 
     def scaled(self, x: Tensor, k: int) -> Tensor:
