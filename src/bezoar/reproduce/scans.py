@@ -404,7 +404,7 @@ class Reproduction:
         for model, score in scores:
             if model.plant is not None and self._fresh(model):
                 kinds.setdefault(model.plant.name, []).append(score)
-        if not clean or not fresh or not kinds:
+        if len(clean) < self.size.calibrate or not fresh or not kinds:
             return []
         threshold = conformal(clean, self.size.alarms)
         table = [audit.number_row(case, 0, "threshold", threshold)]
