@@ -19,7 +19,7 @@ from bezoar import audit, checkpoints, checks, experiments, planted, recipes, su
 from bezoar.backdoors import Sifted, measure, sifted, triggered
 from bezoar.data.imageset import DataSet, ImageSet
 from bezoar.defence import Evidence, few
-from bezoar.detection import judged, roc
+from bezoar.detection import Curve, judged, roc
 from bezoar.files import read_json, write_json
 from bezoar.guards import GUARDS, IBDPSC, STRIP, Guard, ScaleUp
 from bezoar.planted import Backdoor
@@ -297,8 +297,7 @@ class Reproduction:
         if not place.exists():
             facts = measure(network, whole.test, triggered(whole.test, secret.trigger, secret.aim))
             rates = {"clean": facts.accuracy, "asr": facts.asr}
-            told = [audit.rate_row(case, model.number, name, rate) for name, rate in rates.items()]
-            write_json(place, {"rows": told})
+            write_json(place, {"rows": _rates(case, model.number, rates)})
             self._order.say(f"{case}, seed {model.number}: clean {facts.accuracy}, asr {facts.asr}")
         rate, seed = model.plant.rate, model.number
         made = poison(whole.train, secret.trigger, secret.aim, rate=rate, seed=seed)
@@ -340,14 +339,9 @@ class Reproduction:
         shown = triggered(test, suspect.secret.trigger, suspect.secret.aim)
         seen = suspicion.measure(guarded, test, shown, seed=model.number)
         rates = {"fpr:clean": seen.clean.alarms, "tpr:triggered": seen.caught()}
-        table = [
-            audit.rate_row(case, model.number, name, rate)
-            for name, rate in rates.items()
-            if rate is not None
-        ]
+        table = _rates(case, model.number, rates)
         if (curve := seen.curve()) is not None:
-            area = audit.number_row(case, model.number, "auc:triggered", curve.auc)
-            table.append({**area, "low": curve.low, "high": curve.high, "n": curve.attacked})
+            table.append(_area(case, model.number, "auc:triggered", curve))
         return table
 
     def _sifted(self, model: Model, look: Look, told: Sifted) -> list[audit.Row]:
@@ -355,11 +349,7 @@ class Reproduction:
         attack = model.plant.name if model.plant else "clean"
         case, seed = f"{model.subject.data} {look.name} {attack}", model.number
         rates = {"caught": told.caught, "false-positives": told.alarms}
-        table = [
-            audit.rate_row(case, seed, name, rate)
-            for name, rate in rates.items()
-            if rate is not None
-        ]
+        table = _rates(case, seed, rates)
         if told.auc is not None and told.caught is not None:
             ends = {"low": told.auc.low, "high": told.auc.high, "n": told.caught.total}
             table.append({**audit.number_row(case, seed, "auc:rows", told.auc.value), **ends})
@@ -389,12 +379,8 @@ class Reproduction:
                 if found["first"] is not None
             ],
         }
-        table += [
-            audit.rate_row(case, 0, metric, Rate(sum(cases), len(cases)))
-            for metric, cases in counted.items()
-            if cases
-        ]
-        return table
+        rates = {name: Rate(sum(own), len(own)) if own else None for name, own in counted.items()}
+        return table + _rates(case, 0, rates)
 
     def _measured(self, case: str, scores: Sequence[tuple[Model, float]]) -> list[audit.Row]:
         """What a scan of models is worth, with a threshold that the fresh ones have no part in."""
@@ -416,9 +402,20 @@ class Reproduction:
             hits = Rate(sum(score > threshold for score in sick), len(sick))
             table.append(audit.rate_row(case, 0, f"hits{end}", hits))
             curve = roc(torch.tensor(fresh), torch.tensor(sick))
-            ends = {"low": curve.low, "high": curve.high, "n": len(sick)}
-            table.append({**audit.number_row(case, 0, f"auc{end}", curve.auc), **ends})
+            table.append(_area(case, 0, f"auc{end}", curve))
         return table
+
+
+def _rates(case: str, seed: int, rates: Mapping[str, Rate | None]) -> list[audit.Row]:
+    """The rows of the rates that there are."""
+    return [
+        audit.rate_row(case, seed, name, rate) for name, rate in rates.items() if rate is not None
+    ]
+
+
+def _area(case: str, seed: int, metric: str, curve: Curve) -> audit.Row:
+    ends = {"low": curve.low, "high": curve.high, "n": curve.attacked}
+    return {**audit.number_row(case, seed, metric, curve.auc), **ends}
 
 
 SIFTS = tuple(DATA_SCANS.values())
