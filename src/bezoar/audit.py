@@ -148,9 +148,15 @@ def median_row(case: str, seed: int, metric: str, middle: Median) -> Row:
 
 def rate_row(case: str, seed: int, metric: str, rate: Rate) -> Row:
     """A rate with its interval and count."""
-    low, high = rate.interval
-    sure = {"value": rate.value, "low": low, "high": high, "n": rate.total}
-    return {"case": case, "seed": seed, "metric": metric, **sure}
+    return estimate_row(case, seed, metric, rate.value, rate.interval, rate.total)
+
+
+def estimate_row(
+    case: str, seed: int, metric: str, value: float, interval: tuple[float, float], n: int
+) -> Row:
+    """An estimate with its interval and the count that it rests on."""
+    low, high = interval
+    return {**number_row(case, seed, metric, value), "low": low, "high": high, "n": n}
 
 
 def number_row(case: str, seed: int, metric: str, value: float) -> Row:

@@ -232,5 +232,4 @@ def _point(model: nn.Module, clean: ImageSet, some: Triggered, seed: int) -> lis
 
 
 def _estimated(case: str, seed: int, metric: str, found: Estimate, n: int) -> audit.Row:
-    ends = {"low": found.low, "high": found.high, "n": n}
-    return {**audit.number_row(case, seed, metric, found.value), **ends}
+    return audit.estimate_row(case, seed, metric, found.value, (found.low, found.high), n)

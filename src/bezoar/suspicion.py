@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from bezoar import classifier as classifiers
-from bezoar.audit import Row, rate_row
+from bezoar.audit import Row, estimate_row, rate_row
 from bezoar.backdoors import Triggered
 from bezoar.data.imageset import ImageSet
 from bezoar.detection import Curve, Judged, judged, require, roc, threshold_of
@@ -134,8 +134,8 @@ def rows(
     table = [rate_row(case, seed, metric, rate) for metric, rate in rates.items()]
     for name, successful in (("triggered", False), ("triggered-successful", True)):
         if (curve := found.curve(successful=successful)) is not None:
-            ends = {"value": curve.auc, "low": curve.low, "high": curve.high, "n": curve.attacked}
-            table.append({"case": case, "seed": seed, "metric": f"auc:{name}", **ends})
+            ends = (curve.low, curve.high)
+            table.append(estimate_row(case, seed, f"auc:{name}", curve.auc, ends, curve.attacked))
         thresholds = {f"tpr@{fpr:g}:{name}": fpr for fpr in fprs}
         for metric, fpr in {**thresholds, f"tpr:{name}": None}.items():
             if (rate := found.caught(fpr, successful=successful)) is not None:

@@ -53,7 +53,6 @@ PARTS: Mapping[str, type[nn.Module]] = MappingProxyType(
         "autoencoder": Autoencoder,
         "bit-depth": BitDepth,
         "certainty": Certainty,
-        "sureness": Sureness,
         "constancy": Constancy,
         "disagreement": Disagreement,
         "jpeg": JPEG,
@@ -63,6 +62,7 @@ PARTS: Mapping[str, type[nn.Module]] = MappingProxyType(
         "puvae": ConditionalVAE,
         "reformer": Reformer,
         "resized": Resized,
+        "sureness": Sureness,
         "variational-autoencoder": VariationalAutoencoder,
     }
 )

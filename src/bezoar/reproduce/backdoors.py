@@ -331,9 +331,9 @@ class Reproduction:
 
     def figures(self) -> dict[str, Figure]:
         """Test images with and without each trigger, by file name."""
-        kept = self._order.earlier["figures"] if self._order.earlier else {}
+        standing = self._order.earlier["figures"] if self._order.earlier else {}
         drawn = self._stamped().items()
-        return {file: figure for file, (_, figure) in drawn if file not in kept}
+        return {file: figure for file, (_, figure) in drawn if file not in standing}
 
     # ---------------------------------------------------------------- what is done, and where
 

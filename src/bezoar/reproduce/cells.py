@@ -22,7 +22,7 @@ from bezoar.referee import measure, metric_of
 from bezoar.repairs import Repair
 from bezoar.reproduce.order import Order
 from bezoar.reproduce.recipe import Case, Network, Recipe, Size, merged, network_of
-from bezoar.reproduce.sized import Sets
+from bezoar.reproduce.sized import Sets, beside
 from bezoar.results import Rate
 from bezoar.sanity import Warning
 from bezoar.training import Training
@@ -79,17 +79,13 @@ class Reproduction:
                 if not all(path.exists() for path in files):
                     missing.append(f"{name}, seed {seed}")
                     continue
-                cell, beside = map(read_json, files)
-                table += [*cell["rows"], *beside["rows"]]
+                cell, further = map(read_json, files)
+                table += [*cell["rows"], *further["rows"]]
                 suspect = [Warning(**warning) for warning in cell["warnings"]]
                 found.setdefault(name, []).extend(suspect)
         if not table:
             raise ValueError(f"{self._run.path}: expected measured cells, found none")
-        for row in table:
-            published = self.recipe.published.get(row["case"], {}).get(row["metric"])
-            if published is not None:
-                row["paper"] = published
-        results = audit.results(self._order.notes, table, found)
+        results = audit.results(self._order.notes, beside(table, self.recipe.published), found)
         return {**results, "missing": missing} if missing else results
 
     def figures(self) -> dict[str, Figure]:

@@ -351,8 +351,8 @@ class Reproduction:
         rates = {"caught": told.caught, "false-positives": told.alarms}
         table = _rates(case, seed, rates)
         if told.auc is not None and told.caught is not None:
-            ends = {"low": told.auc.low, "high": told.auc.high, "n": told.caught.total}
-            table.append({**audit.number_row(case, seed, "auc:rows", told.auc.value), **ends})
+            ends, n = (told.auc.low, told.auc.high), told.caught.total
+            table.append(audit.estimate_row(case, seed, "auc:rows", told.auc.value, ends, n))
         return table
 
     def _told(
@@ -414,8 +414,8 @@ def _rates(case: str, seed: int, rates: Mapping[str, Rate | None]) -> list[audit
 
 
 def _area(case: str, seed: int, metric: str, curve: Curve) -> audit.Row:
-    ends = {"low": curve.low, "high": curve.high, "n": curve.attacked}
-    return {**audit.number_row(case, seed, metric, curve.auc), **ends}
+    ends = (curve.low, curve.high)
+    return audit.estimate_row(case, seed, metric, curve.auc, ends, curve.attacked)
 
 
 SIFTS = tuple(DATA_SCANS.values())
