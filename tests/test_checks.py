@@ -100,6 +100,12 @@ def test_what_is_no_integer_or_too_small_is_refused(value):
         checks.at_least("n", value, 2)
 
 
+def test_an_integer_is_one_of_some():
+    checks.one_of("seed", 2, [10, 2])
+    with pytest.raises(ValueError, match=r"seed=3: expected one of 2, 10$"):
+        checks.one_of("seed", 3, [10, 2])
+
+
 def test_a_known_name_passes():
     checks.known("attack", "pgd", {"pgd": 1, "fgsm": 2})
 

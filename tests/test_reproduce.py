@@ -7,7 +7,7 @@ import pytest
 from bezoar import cli, reproduce
 from bezoar.repairs import Correct
 from bezoar.report import sheet, tables
-from bezoar.reproduce import Reproduction
+from bezoar.reproduce.repairs import Reproduction
 from bezoar.training import Training
 
 NOTES = {"command": "bezoar reproduce toy", "version": "0", "revision": "a", "machine": "2 cores"}
@@ -147,7 +147,7 @@ def test_the_trial_that_is_taken(trials, taken):
         for last, cost, judged in trials
         for passes in [{"forward": cost / 2, "backward": cost / 2}]
     ]
-    assert reproduce.cells.best_of(records, 0.97) == taken
+    assert reproduce.repairs.best_of(records, 0.97) == taken
 
 
 def test_costs_count_the_base_where_the_repair_starts_from_it(done):
@@ -161,7 +161,7 @@ def test_costs_count_the_base_where_the_repair_starts_from_it(done):
 def test_a_second_run_computes_nothing(done, monkeypatch):
     folder, results = done
     computed = []
-    monkeypatch.setattr(reproduce.cells, "measure", lambda *_, **__: computed.append("measured"))
+    monkeypatch.setattr(reproduce.repairs, "measure", lambda *_, **__: computed.append("measured"))
     monkeypatch.setattr(Training, "__call__", lambda *_, **__: computed.append("trained"))
     monkeypatch.setattr(Correct, "__call__", lambda *_, **__: computed.append("repaired"))
     recipe = reproduce.read(folder / "toy.toml")

@@ -75,8 +75,11 @@ def written(folder):
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
     folder = tmp_path_factory.mktemp("toy")
-    work = reproduce.opened(written(folder), "one", folder / "run", lambda command: NOTES)
-    return folder, work()
+    said = []
+    work = reproduce.opened(
+        written(folder), "one", folder / "run", lambda command: NOTES, say=said.append
+    )
+    return folder, work(), said
 
 
 def places(table):
@@ -170,6 +173,13 @@ def test_a_part_is_worked_on_alone_and_what_is_missing_is_named(tmp_path):
     )
 
 
+def test_every_repair_has_its_first_draw_before_any_has_its_second(done):
+    seeds = [int(line.split("seed ")[1].split(":")[0]) for line in done[2] if ", ra " in line]
+    draws = [seed % 10 for seed in seeds]
+    assert len(draws) == 14  # two of each: three repairs of two victims, one of the third
+    assert draws == sorted(draws)
+
+
 def test_a_table_that_is_there_lends_the_rows_of_other_victims(done, tmp_path):
     def opened(**more):
         path, run = done[0] / "toy.toml", tmp_path / "run"
@@ -231,6 +241,6 @@ def test_what_is_wrong_in_a_recipe_is_found_before_anything_is_run(tmp_path, old
 
 def test_the_command_refuses_another_victim_and_another_attack(capsys):
     assert cli.run(["reproduce", "grad-prune", "--size", "smoke", "--seed", "7"]) == 2
-    assert "seed '7': expected one of 0, 1" in capsys.readouterr().err
+    assert "seed=7: expected one of 0, 1" in capsys.readouterr().err
     assert cli.run(["reproduce", "grad-prune", "--size", "smoke", "--only", "mnist badnets"]) == 2
     assert "attack 'mnist badnets': expected one of" in capsys.readouterr().err

@@ -209,7 +209,7 @@ def test_what_is_wrong_in_a_recipe_is_found_before_anything_is_run(tmp_path, old
 
 def test_the_command_refuses_another_seed_and_another_case(capsys):
     assert cli.run(["reproduce", "cae", "--size", "smoke", "--seed", "7"]) == 2
-    assert "seed '7': expected one of 0" in capsys.readouterr().err
+    assert "seed=7: expected one of 0" in capsys.readouterr().err
     assert cli.run(["reproduce", "cae", "--size", "smoke", "--only", "mnist caee"]) == 2
     assert "did you mean 'mnist cae'" in capsys.readouterr().err
 

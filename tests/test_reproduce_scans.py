@@ -7,7 +7,7 @@ import pytest
 
 from bezoar import cli, reproduce
 from bezoar.report import sheet
-from bezoar.reproduce.scans import conformal
+from bezoar.reproduce.plans.scans import conformal
 
 NOTES = {"command": "bezoar reproduce toy", "version": "0", "revision": "a", "machine": "2 cores"}
 
@@ -184,4 +184,4 @@ def test_the_command_refuses_other_data_and_another_model(capsys):
     assert cli.run(["reproduce", "scans", "--size", "smoke", "--only", "mnist"]) == 2
     assert "data 'mnist': expected one of cifar10" in capsys.readouterr().err
     assert cli.run(["reproduce", "scans", "--size", "smoke", "--seed", "9"]) == 2
-    assert "seed '9': expected one of 0, 1, 2" in capsys.readouterr().err
+    assert "seed=9: expected one of 0, 1, 2" in capsys.readouterr().err

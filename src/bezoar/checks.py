@@ -68,6 +68,12 @@ def known(what: str, name: str, names: Iterable[str]) -> None:
         raise ValueError(f"{what} {name!r}: expected one of {', '.join(names)}{hint}")
 
 
+def one_of(name: str, value: int, values: Iterable[int]) -> None:
+    """Require an integer to be one of some."""
+    if value not in (given := sorted(values)):
+        raise ValueError(f"{name}={value!r}: expected one of {', '.join(map(str, given))}")
+
+
 def number(name: str, text: str | float) -> float:
     """Read a number that may be written as a fraction.
 

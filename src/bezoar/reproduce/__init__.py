@@ -1,18 +1,18 @@
-"""Published experiments, run again: a recipe, the cells of its table, the table."""
+"""Published experiments, run again: a recipe, the cells of its table, the table.
 
-from collections.abc import Callable, Mapping, Sequence
+What a recipe may say stands in ``plans``; who does it has the same name here.
+"""
+
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
-from bezoar import recipes
 from bezoar.files import read_json
 from bezoar.fit import Progress, silent
-from bezoar.reproduce import backdoors, guards, scans, sized
-from bezoar.reproduce.cells import Reproduction
+from bezoar.reproduce import backdoors, guards, plans, repairs, scans
 from bezoar.reproduce.order import Order
-from bezoar.reproduce.recipe import Recipe, read
+from bezoar.reproduce.plans import read
 
-Work = Reproduction | guards.Reproduction | backdoors.Reproduction | scans.Reproduction
+Work = repairs.Reproduction | guards.Reproduction | backdoors.Reproduction | scans.Reproduction
 
 
 def opened(
@@ -38,10 +38,8 @@ def opened(
     Raises:
         ValueError: ``keep`` where rows cannot be told apart by the network that they are of.
     """
-    table = recipes.read_toml(path)
-    kind, made = _sort(table)
-    recipe: Any = read(path) if kind is Recipe else sized.read(kind, path)
-    if keep and kind not in (guards.Recipe, backdoors.Recipe):
+    recipe = read(path)
+    if keep and not isinstance(recipe, plans.guards.Recipe | plans.backdoors.Recipe):
         raise ValueError(f"--keep: {recipe.name}: expected a recipe of guards or of backdoors")
     order = Order(
         out=out or Path("runs") / f"{recipe.name}-{size}",
@@ -54,18 +52,15 @@ def opened(
         say=say,
         on_step=on_step,
     )
-    return made(recipe, size, order)
+    match recipe:
+        case plans.repairs.Recipe():
+            return repairs.Reproduction(recipe, size, order)
+        case plans.guards.Recipe():
+            return guards.Reproduction(recipe, size, order)
+        case plans.backdoors.Recipe():
+            return backdoors.Reproduction(recipe, size, order)
+        case plans.scans.Recipe():
+            return scans.Reproduction(recipe, size, order)
 
 
-def _sort(table: Mapping[str, Any]) -> tuple[Any, Callable[[Any, str, Order], Work]]:
-    """Which recipe a file holds, and who runs it."""
-    if "look" in table:
-        return scans.Recipe, scans.Reproduction
-    if "plant" in table:
-        return backdoors.Recipe, backdoors.Reproduction
-    if "subject" in table:
-        return guards.Recipe, guards.Reproduction
-    return Recipe, Reproduction
-
-
-__all__ = ["Order", "Recipe", "Reproduction", "backdoors", "guards", "opened", "read", "scans"]
+__all__ = ["Order", "backdoors", "guards", "opened", "read", "repairs", "scans"]

@@ -4,17 +4,14 @@ Models and measurements are kept in the run folder as soon as they are done, so 
 be killed and started again.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from matplotlib.figure import Figure
 from torch import nn
 
 from bezoar import audit, checkpoints, checks, experiments, latency, models, recipes
-from bezoar.attacks.oracle import DRAWS
 from bezoar.certificates import certify
 from bezoar.data.imageset import DataSet
 from bezoar.detection import detect
@@ -25,127 +22,14 @@ from bezoar.referee import Measurement
 from bezoar.report import tables
 from bezoar.report.figures import Pixels, pictures
 from bezoar.reproduce.order import Order
-from bezoar.reproduce.sized import Sets, beside, kept, network, told, unpublished
+from bezoar.reproduce.plans.guards import Case, Measure, Recipe, Subject, plan
+from bezoar.reproduce.sized import Sets, beside, kept, told, unpublished
 from bezoar.runs import FileSnapshot
 from bezoar.sanity import Warning
 from bezoar.training import Training
 
-Images = Literal["many", "some", "few"]
 SHOWN = 4  # images of a gallery
 RADII = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the certified accuracy, in L2
-
-
-@dataclass(frozen=True, kw_only=True)
-class Size:
-    """How much of everything an experiment uses.
-
-    Args:
-        seed: of weights, order of data, noise.
-        train, validation: first images of the splits; 0 is all.
-        many, some, few: images of the test split for attacks of a step, of some tens, of hundreds.
-        certified: images that get a certificate; ``samples`` draws each.
-        network: fields of the networks instead of those of the subject, for example the width.
-        instead: settings of a guard instead of those of its case, by the name of the case.
-        caps: what a setting of that name may be at most, in any training or guard.
-    """
-
-    seed: int = 0
-    train: int = 0
-    validation: int = 0
-    many: int = 10000
-    some: int = 1000
-    few: int = 200
-    certified: int = 500
-    samples: int = 10_000
-    network: dict[str, Any] = field(default_factory=dict)
-    instead: dict[str, dict[str, Any]] = field(default_factory=dict)
-    caps: dict[str, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Subject:
-    """A data set, the network on it, and that of an attacker who has not got ours.
-
-    Args:
-        data: name of the data set; the cases are called ``DATA GUARD``.
-        network, other: name and fields, for example ``vgg-8conv:width=64``.
-        training: of both, settings of ``Training``.
-    """
-
-    data: str
-    network: str
-    other: str
-    training: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Case:
-    """A guard by name.
-
-    Args:
-        name: in the table, after that of the data.
-        guard: name and settings; none for the network alone.
-        data: the data sets that it is made for; all if empty.
-        most: images that are attacked at most, by who ignores the guard; 0 is all.
-        known: the same by who knows it.
-        draws: passes over which an attacker who knows it averages.
-    """
-
-    name: str
-    guard: dict[str, Any] = field(default_factory=dict)
-    data: list[str] = field(default_factory=list)
-    most: int = 0
-    known: int = 0
-    draws: int = DRAWS
-
-
-@dataclass(frozen=True, kw_only=True)
-class Measure:
-    """An attack, by the attackers that make it.
-
-    Args:
-        attack: name and settings.
-        access: what they know, names in ``matrix.ACCESSES``.
-        images: ``many``, ``some`` or ``few``, numbers of the size.
-        cases: names of the cases that get it; all if empty.
-    """
-
-    attack: str
-    access: list[Access] = field(default_factory=lambda: ["adaptive"])
-    images: Images = "many"
-    cases: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """A whole experiment with guards as data.
-
-    Args:
-        format: of the recipe, 1.
-        name: of the results file.
-        paper: what is reproduced.
-        about: how it differs from the paper; printed above the table.
-        detected: attack that a guard with a score is measured against as a detector.
-        published: by case, by metric, what the paper says; shown beside what is measured.
-        beside: names of results files whose rows stand in the same table, and the commands that
-            make them.
-        sizes: tables of ``Size``.
-        subject: tables of ``Subject``.
-        case: tables of ``Case``.
-        measure: tables of ``Measure``.
-    """
-
-    format: int
-    name: str
-    paper: str
-    about: list[str]
-    sizes: dict[str, dict[str, Any]]
-    subject: list[dict[str, Any]]
-    case: list[dict[str, Any]]
-    measure: list[dict[str, Any]]
-    detected: str = ""
-    published: dict[str, dict[str, float]] = field(default_factory=dict)
-    beside: dict[str, str] = field(default_factory=dict)
 
 
 class Reproduction:
@@ -158,20 +42,13 @@ class Reproduction:
     """
 
     def __init__(self, recipe: Recipe, size: str, order: Order) -> None:
-        checks.known("size", size, recipe.sizes)
-        self.size: Size = recipes.build(Size, recipe.sizes[size], f"sizes.{size}")
-        self.recipe, self._order = recipe, order
-        self._subjects = [_subject(table, self.size) for table in recipe.subject]
-        self._cases = [_case(table, self.size) for table in recipe.case]
-        for name in self.size.instead:
-            checks.known("case", name, [case.name for case in self._cases])
-        names = [case.name for case in self._cases]
-        self._measures = [_measure(table, names) for table in recipe.measure]
-        self._known = [self._name(subject, case) for subject, case in self._pairs()]
+        self._plan = plan(recipe, size)
+        self.size, self.recipe, self._order = self._plan.size, recipe, order
+        self._known = [self._name(subject, case) for subject, case in self._plan.pairs()]
         for name in order.only:
             checks.known("case", name, self._known)
         for seed in order.seeds:
-            checks.known("seed", str(seed), [str(self.size.seed)])
+            checks.one_of("seed", seed, [self.size.seed])
         self._only = set(order.only or self._known)
         self._sets = Sets(order.root, train=self.size.train, validation=self.size.validation)
         self._models = dict[Path, nn.Module]()
@@ -179,7 +56,7 @@ class Reproduction:
 
     def __call__(self) -> dict[str, Any] | None:
         """Do what is not done yet; return the results, or nothing where it is only a part."""
-        mine = [pair for pair in self._pairs() if self._name(*pair) in self._only]
+        mine = [pair for pair in self._plan.pairs() if self._name(*pair) in self._only]
         for subject, case in mine:
             self._work(subject, case)
         for subject, case in mine:  # one after the other, so that all find the same machine
@@ -196,7 +73,7 @@ class Reproduction:
         old, lent = unpublished(self._order.earlier), set[str]()
         found: dict[str, list[Warning]] = {}
         missing: list[str] = []
-        for pair in self._pairs():
+        for pair in self._plan.pairs():
             name = self._name(*pair)
             if self._cell(*pair).exists():
                 table += self._done(*pair, found, missing)
@@ -242,12 +119,6 @@ class Reproduction:
         return {file: pictures(self._gallery(*pair)) for file, pair in self._purified().items()}
 
     # ---------------------------------------------------------------- what is done, and where
-
-    def _pairs(self) -> Iterator[tuple[Subject, Case]]:
-        for subject in self._subjects:
-            for case in self._cases:
-                if not case.data or subject.data in case.data:
-                    yield subject, case
 
     def _name(self, subject: Subject, case: Case) -> str:
         return f"{subject.data} {case.name}"
@@ -317,7 +188,7 @@ class Reproduction:
             return
         model, name = self._model(subject, case), self._name(subject, case)
         found: dict[str, Measurement] = {}
-        for measure in self._asked(case):
+        for measure in self._plan.asked(case):
             for access in measure.access:
                 one = self._measured(subject, case, model, measure, access)
                 if one is not None:
@@ -334,10 +205,6 @@ class Reproduction:
         write_json(path, {"rows": table, "warnings": told})
         self._counted(name).clear()
 
-    def _asked(self, case: Case) -> list[Measure]:
-        """The attacks that a case gets."""
-        return [one for one in self._measures if case.name in (one.cases or [case.name])]
-
     def _measured(
         self, subject: Subject, case: Case, model: nn.Module, measure: Measure, access: Access
     ) -> Measurement | None:
@@ -352,7 +219,9 @@ class Reproduction:
         if judge is None:
             return None
         # The first that there is: none is trained for this alone.
-        there = (one for of, one in self._pairs() if of is subject and self._file(of, one).exists())
+        there = (
+            one for of, one in self._plan.pairs() if of is subject and self._file(of, one).exists()
+        )
         first = next(there, case)
         if access in ("greybox", "transfer") and case.guard and case != first:
             # Who does not know the guard makes the same images, whatever it is before his network.
@@ -384,7 +253,7 @@ class Reproduction:
     def _purified(self) -> dict[str, tuple[Subject, Case]]:
         """The first guard that purifies of each data set, by the name of its picture."""
         found: dict[str, tuple[Subject, Case]] = {}
-        for subject, case in self._pairs():
+        for subject, case in self._plan.pairs():
             file = f"{self.recipe.name}-{subject.data}.png"
             if file in found or not case.guard or not self._cell(subject, case).exists():
                 continue
@@ -403,7 +272,7 @@ class Reproduction:
         chosen = torch.tensor(sorted({labels.index(label) for label in labels})[:SHOWN])
         x, _ = test.batch(chosen)
         sets = [("original", x)]
-        for measure in self._asked(case):
+        for measure in self._plan.asked(case):
             if "greybox" in measure.access:
                 made = self._measured(subject, case, model, measure, "greybox")
                 if made is not None:
@@ -443,28 +312,3 @@ class Reproduction:
             self._order.say(f"{name}: certified at L2 {radius:g} {rate}")
         rates["abstained"] = found.abstained
         return [audit.rate_row(name, self.size.seed, key, rate) for key, rate in rates.items()]
-
-
-def _subject(table: Mapping[str, Any], size: Size) -> Subject:
-    subject: Subject = recipes.build(Subject, table, "subject")
-    recipes.network(subject.other)
-    recipes.build(Training, subject.training, f"subject {subject.data}.training")
-    return replace(subject, network=network(subject.network, size.network))
-
-
-def _case(table: Mapping[str, Any], size: Size) -> Case:
-    """A case with the settings that its guard has at a size."""
-    case: Case = recipes.build(Case, table, "case")
-    if not case.guard:
-        return case
-    guard = recipes.capped({**case.guard, **size.instead.get(case.name, {})}, size.caps)
-    recipes.method(Guard, guard, f"case {case.name}")
-    return replace(case, guard=guard)
-
-
-def _measure(table: Mapping[str, Any], cases: Sequence[str]) -> Measure:
-    measure: Measure = recipes.build(Measure, table, "measure")
-    recipes.attack(measure.attack)
-    for name in measure.cases:
-        checks.known("case", name, cases)
-    return measure

@@ -4,8 +4,8 @@ Every model and every look at one is kept in the run folder as soon as it is don
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,120 +21,29 @@ from bezoar.data.imageset import DataSet, ImageSet
 from bezoar.defence import Evidence, few
 from bezoar.detection import Curve, judged, roc
 from bezoar.files import read_json, write_json
-from bezoar.guards import GUARDS, IBDPSC, STRIP, Guard, ScaleUp
 from bezoar.planted import Backdoor
 from bezoar.reproduce.order import Order
-from bezoar.reproduce.sized import Sets, network, told
+from bezoar.reproduce.plans.scans import (
+    SIFTS,
+    WATCHES,
+    Look,
+    Model,
+    Recipe,
+    Subject,
+    conformal,
+    plan,
+)
+from bezoar.reproduce.sized import Sets, told
 from bezoar.results import Rate
-from bezoar.scans import DATA_SCANS, DataScan, Finding, ModelScan
+from bezoar.scans import Finding
 from bezoar.training import Training
 from bezoar.triggers import AllToOne, Trigger, poison
 
-
-@dataclass(frozen=True, kw_only=True)
-class Size:
-    """How much of everything an experiment uses.
-
-    Args:
-        calibrate: models of each kind, healthy and sick, that thresholds are set on.
-        fresh: models of each kind that are measured with them.
-        spc: trusted images of each class that a scan may see.
-        train, test: first images of the splits; 0 is all.
-        watched: first test images that are shown to a guard, as they are and stamped.
-        alarms: share of healthy models that a threshold may accuse.
-        network: fields of the networks instead of those of the subject.
-        caps: what a setting of that name may be at most, in any training or scan.
-    """
-
-    calibrate: int = 10
-    fresh: int = 32
-    spc: int = 10
-    train: int = 0
-    test: int = 1000
-    watched: int = 200
-    alarms: float = 0.1
-    network: dict[str, Any] = field(default_factory=dict)
-    caps: dict[str, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Subject:
-    """A data set, and the networks on it.
-
-    Args:
-        data: name of the data set.
-        network: name and fields.
-        training: settings of ``Training``.
-    """
-
-    data: str
-    network: str
-    training: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plant:
-    """A backdoor; sick models take turns at them.
-
-    Args:
-        name: in the table.
-        trigger: name and settings.
-        rate: share of the training images that is poisoned.
-    """
-
-    name: str
-    trigger: dict[str, Any]
-    rate: float = 0.1
-
-
-@dataclass(frozen=True, kw_only=True)
-class Look:
-    """A scan.
-
-    Args:
-        name: in the table.
-        scan: name and settings, of a scan of models or of data, or of a guard that looks at one
-            image at a time.
-    """
-
-    name: str
-    scan: dict[str, Any]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """A whole experiment with scans as data.
-
-    Args:
-        format: of the recipe, 1.
-        name: of the results file.
-        about: printed above the table.
-        sizes: tables of ``Size``.
-        subject: tables of ``Subject``.
-        plant: tables of ``Plant``.
-        look: tables of ``Look``.
-    """
-
-    format: int
-    name: str
-    about: list[str]
-    sizes: dict[str, dict[str, Any]]
-    subject: list[dict[str, Any]]
-    plant: list[dict[str, Any]]
-    look: list[dict[str, Any]]
-
-
-@dataclass(frozen=True)
-class Model:
-    """One of the models: the number is its seed, and says what it is for."""
-
-    subject: Subject
-    plant: Plant | None
-    number: int
-
-    @property
-    def name(self) -> str:
-        return f"{self.plant.name if self.plant else 'clean'}-{self.number}"
+SECTIONS = {
+    "Poison among training images": ["caught", "false-positives", "auc:rows"],
+    "Triggered images, one at a time": ["fpr:clean", "tpr:triggered", "auc:triggered"],
+    "Models": ["threshold", "false-alarms", "hits", "auc", "named"],
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,35 +75,21 @@ class Reproduction:
     """
 
     def __init__(self, recipe: Recipe, size: str, order: Order) -> None:
-        checks.known("size", size, recipe.sizes)
-        self.size: Size = recipes.build(Size, recipe.sizes[size], f"sizes.{size}")
-        for name in ("calibrate", "fresh"):
-            checks.at_least(name, getattr(self.size, name), 1)
-        checks.in_range("alarms", self.size.alarms, 0, 1)
-        if conformal([0.0] * self.size.calibrate, self.size.alarms) == math.inf:
-            found = f"calibrate={self.size.calibrate} for alarms={self.size.alarms}"
-            raise ValueError(f"{found}: expected more healthy models; see conformal")
-        self.recipe, self._order = recipe, order
-        self._subjects = [_subject(table, self.size) for table in recipe.subject]
-        self._plants: list[Plant] = [recipes.build(Plant, table, "plant") for table in recipe.plant]
-        for plant in self._plants:
-            recipes.method(Trigger, plant.trigger, f"plant {plant.name}")
-        self._looks: list[Look] = [recipes.build(Look, table, "look") for table in recipe.look]
-        self._scans = {look.name: _scan(look, self.size) for look in self._looks}
+        self._plan = plan(recipe, size)
+        self.size, self.recipe, self._order = self._plan.size, recipe, order
         for name in order.only:
-            checks.known("data", name, [subject.data for subject in self._subjects])
-        count = self.size.calibrate + self.size.fresh
+            checks.known("data", name, [subject.data for subject in self._plan.subjects])
         for seed in order.seeds:
-            checks.known("seed", str(seed), map(str, range(count)))
-        self._only = set(order.only or (subject.data for subject in self._subjects))
-        self._seeds = set(order.seeds or range(count))
+            checks.one_of("seed", seed, self._plan.numbers)
+        self._only = set(order.only or (subject.data for subject in self._plan.subjects))
+        self._seeds = set(order.seeds or self._plan.numbers)
         self._sets = Sets(order.root, train=self.size.train, test=self.size.test)
         self._run = order.run(recipe, size)
 
     def __call__(self) -> dict[str, Any] | None:
         """Do what is not done yet; return the results, or nothing where it is only a part."""
-        for subject in self._subjects:
-            for model in self._models(subject):
+        for subject in self._plan.subjects:
+            for model in self._plan.models(subject):
                 if subject.data in self._only and model.number in self._seeds:
                     self._looked(model)
         return self.table() if self._order.complete else None
@@ -207,19 +102,19 @@ class Reproduction:
         """
         table: list[audit.Row] = []
         missing: list[str] = []
-        for subject in self._subjects:
-            models = [*self._models(subject)]
+        for subject in self._plan.subjects:
+            models = [*self._plan.models(subject)]
             for model in models:
                 facts = self._path(model, ".json")
-                if self._fresh(model) and facts.exists():
+                if self._plan.fresh(model) and facts.exists():
                     table += read_json(facts)["rows"]
-            for look in self._looks:
+            for look in self._plan.looks:
                 cells = [(model, self._cell(model, look)) for model in models]
                 table += self._told(subject, look, [c for c in cells if c[1].exists()])
             for model in models:
-                left = [one.name for one in self._looks if not self._cell(model, one).exists()]
+                left = [one.name for one in self._plan.looks if not self._cell(model, one).exists()]
                 if left:
-                    what = "" if len(left) == len(self._looks) else f", {', '.join(left)}"
+                    what = "" if len(left) == len(self._plan.looks) else f", {', '.join(left)}"
                     missing.append(f"{subject.data} {model.name}{what}")
         if not table:
             raise ValueError(f"{self._run.path}: expected measured models, found none")
@@ -233,15 +128,6 @@ class Reproduction:
         return {}
 
     # ---------------------------------------------------------------- what is done, and where
-
-    def _models(self, subject: Subject) -> Iterator[Model]:
-        """Healthy and sick ones, those that thresholds are set on first."""
-        for number in range(self.size.calibrate + self.size.fresh):
-            yield Model(subject, None, number)
-            yield Model(subject, self._plants[number % len(self._plants)], number)
-
-    def _fresh(self, model: Model) -> bool:
-        return model.number >= self.size.calibrate
 
     def _path(self, model: Model, end: str) -> Path:
         return self._run.path / model.subject.data / f"{model.name}{end}"
@@ -275,7 +161,7 @@ class Reproduction:
 
     def _looked(self, model: Model) -> None:
         """Train a model, show it to every scan that has not seen it, keep what they say."""
-        todo = [look for look in self._looks if not self._cell(model, look).exists()]
+        todo = [look for look in self._plan.looks if not self._cell(model, look).exists()]
         if not todo:
             return
         suspect = self._suspect(model)
@@ -305,7 +191,7 @@ class Reproduction:
 
     def _said(self, look: Look, suspect: Suspect) -> dict[str, Any]:
         """What a scan says of a model, as it is kept; a guard says nothing of the model."""
-        scan, whole = self._scans[look.name], self._data(suspect.model.subject)
+        scan, whole = self._plan.scans[look.name], self._data(suspect.model.subject)
         more: Any = {"seed": suspect.model.number, "on_step": self._order.on_step}
         trusted = few(whole.train, self.size.spc, seed=suspect.model.number, held=0).train
         known = whole.validation.at_most(self.size.test)
@@ -360,9 +246,9 @@ class Reproduction:
     ) -> list[audit.Row]:
         """The rows of a scan, from what it said of each model."""
         said = [(model, read_json(path)) for model, path in cells]
-        fresh = [(model, found) for model, found in said if self._fresh(model)]
+        fresh = [(model, found) for model, found in said if self._plan.fresh(model)]
         table = [row for _, found in fresh for row in found["rows"]]
-        if isinstance(self._scans[look.name], WATCHES):
+        if isinstance(self._plan.scans[look.name], WATCHES):
             return table
         case = f"{subject.data} {look.name}"
         table += self._measured(case, [(model, found["score"]) for model, found in said])
@@ -384,11 +270,11 @@ class Reproduction:
 
     def _measured(self, case: str, scores: Sequence[tuple[Model, float]]) -> list[audit.Row]:
         """What a scan of models is worth, with a threshold that the fresh ones have no part in."""
-        clean = [s for m, s in scores if m.plant is None and not self._fresh(m)]
-        fresh = [s for m, s in scores if m.plant is None and self._fresh(m)]
+        clean = [s for m, s in scores if m.plant is None and not self._plan.fresh(m)]
+        fresh = [s for m, s in scores if m.plant is None and self._plan.fresh(m)]
         kinds: dict[str, list[float]] = {}
         for model, score in scores:
-            if model.plant is not None and self._fresh(model):
+            if model.plant is not None and self._plan.fresh(model):
                 kinds.setdefault(model.plant.name, []).append(score)
         if len(clean) < self.size.calibrate or not fresh or not kinds:
             return []
@@ -416,41 +302,3 @@ def _rates(case: str, seed: int, rates: Mapping[str, Rate | None]) -> list[audit
 def _area(case: str, seed: int, metric: str, curve: Curve) -> audit.Row:
     ends = (curve.low, curve.high)
     return audit.estimate_row(case, seed, metric, curve.auc, ends, curve.attacked)
-
-
-SIFTS = tuple(DATA_SCANS.values())
-WATCHES = (IBDPSC, STRIP, ScaleUp)
-SECTIONS = {
-    "Poison among training images": ["caught", "false-positives", "auc:rows"],
-    "Triggered images, one at a time": ["fpr:clean", "tpr:triggered", "auc:triggered"],
-    "Models": ["threshold", "false-alarms", "hits", "auc", "named"],
-}
-
-
-def conformal(clean: Sequence[float], alarms: float) -> float:
-    r"""A threshold that a further healthy model passes with at most some probability.
-
-    The :math:`\lceil (n + 1)(1 - \alpha) \rceil`-th smallest of the scores of n healthy models,
-    whatever their distribution; infinite where n is too small for it.
-
-    >>> conformal([1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0], 0.1), conformal([1.0], 0.1)
-    (9.0, inf)
-    """
-    place = math.ceil(round((len(clean) + 1) * (1 - alarms), 9))
-    return math.inf if place > len(clean) else sorted(clean)[place - 1]
-
-
-def _subject(table: Mapping[str, Any], size: Size) -> Subject:
-    subject: Subject = recipes.build(Subject, table, "subject")
-    training = recipes.capped(subject.training, size.caps)
-    recipes.build(Training, training, f"subject {subject.data}.training")
-    return replace(subject, network=network(subject.network, size.network), training=training)
-
-
-def _scan(look: Look, size: Size) -> Any:
-    name = look.scan.get("name")
-    watches = any(GUARDS.get(str(name)) is kind for kind in WATCHES)
-    kind = Guard if watches else DataScan if name in DATA_SCANS else ModelScan
-    made = recipes.method(kind, look.scan, f"look {look.name}")
-    caps = {name: cap for name, cap in size.caps.items() if hasattr(made, name)}
-    return replace(made, **{name: min(getattr(made, name), cap) for name, cap in caps.items()})

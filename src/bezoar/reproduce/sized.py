@@ -3,27 +3,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from bezoar import audit, checks, data, recipes
 from bezoar.data.imageset import DataSet
 from bezoar.report import tables
-
-Recipe = TypeVar("Recipe")
-
-
-def read(kind: type[Recipe], path: Path) -> Recipe:
-    """Read a recipe of a kind and refuse what is unknown in it, before anything is run.
-
-    Args:
-        kind: a dataclass with a field ``format``.
-        path: the TOML file.
-    """
-    recipe: Any = recipes.build(kind, recipes.read_toml(path), path.name)
-    if recipe.format != 1:
-        raise ValueError(f"{path.name}: format={recipe.format}: expected 1; update bezoar")
-    made: Recipe = recipe
-    return made
 
 
 def network(text: str, own: Mapping[str, Any]) -> str:

@@ -1,13 +1,12 @@
-"""What a recipe may say, checked before anything is run."""
+"""What a recipe of repairs may say, checked before anything is run: networks, cases, trials."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 from bezoar import checks, models, recipes
+from bezoar.attacks import Attack
 from bezoar.repairs import Repair
-from bezoar.reproduce import sized
 from bezoar.training import Training
 
 
@@ -88,16 +87,43 @@ class Recipe:
     published: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
-def read(path: Path) -> Recipe:
-    """Read a recipe and refuse what is unknown in it, before anything is run."""
-    recipe = sized.read(Recipe, path)
+@dataclass(frozen=True)
+class Plan:
+    """A recipe at one of its sizes: everything that there is to do.
+
+    Attributes:
+        judge: attack that winners are chosen by.
+        networks: each with its cases.
+    """
+
+    size: Size
+    judge: Attack
+    networks: list[tuple[Network, list[Case]]]
+
+    @property
+    def kinds(self) -> list[str]:
+        return [network.kind for network, _ in self.networks]
+
+
+def plan(recipe: Recipe, size: str) -> Plan:
+    """A recipe at one of its sizes; whatever is wrong in it is found now.
+
+    Raises:
+        ValueError: an unknown size, or a name or setting that is not one.
+    """
+    checks.known("size", size, recipe.sizes)
+    own: Size = recipes.build(Size, recipe.sizes[size], f"sizes.{size}")
     if recipe.eps not in recipe.curve:
-        raise ValueError(f"{path.name}: eps={recipe.eps}: expected one of curve={recipe.curve}")
-    return recipe
+        raise ValueError(f"eps={recipe.eps}: expected one of curve={recipe.curve}")
+    found = Plan(own, recipes.attack(recipe.judge), [_network(table) for table in recipe.network])
+    for network, _ in found.networks:
+        if network.winner_of:
+            checks.known("network", network.winner_of, found.kinds)
+    return found
 
 
-def network_of(table: Mapping[str, Any]) -> tuple[Network, list[Case]]:
-    """A network and its cases from their tables; whatever is wrong in them is found now."""
+def _network(table: Mapping[str, Any]) -> tuple[Network, list[Case]]:
+    """A network and its cases from their tables."""
     network: Network = recipes.build(Network, table, "network")
     checks.known("model", network.kind, models.MODELS)
     where = f"network {network.kind}"

@@ -1,4 +1,4 @@
-"""Run a recipe: bases, repairs, fresh attacks on the test split, one table.
+"""Run a recipe of repairs: bases, repairs, fresh attacks on the test split, one table.
 
 Every cell (network, case, seed) is kept in the run folder as soon as it is done, so a reproduction
 may be killed and started again, and processes may share it by network and seed.
@@ -21,7 +21,7 @@ from bezoar.files import read_json, replacing, write_json
 from bezoar.referee import measure, metric_of
 from bezoar.repairs import Repair
 from bezoar.reproduce.order import Order
-from bezoar.reproduce.recipe import Case, Network, Recipe, Size, merged, network_of
+from bezoar.reproduce.plans.repairs import Case, Network, Recipe, merged, plan
 from bezoar.reproduce.sized import Sets, beside
 from bezoar.results import Rate
 from bezoar.sanity import Warning
@@ -38,28 +38,24 @@ class Reproduction:
     """
 
     def __init__(self, recipe: Recipe, size: str, order: Order) -> None:
-        checks.known("size", size, recipe.sizes)
-        self.size: Size = recipes.build(Size, recipe.sizes[size], f"sizes.{size}")
-        self.recipe, self._order = recipe, order
-        self.judge = recipes.attack(recipe.judge)
-        self.networks = [network_of(table) for table in recipe.network]
-        kinds = [network.kind for network, _ in self.networks]
-        for kind in (*order.only, *(n.winner_of for n, _ in self.networks if n.winner_of)):
-            checks.known("network", kind, kinds)
+        self._plan = plan(recipe, size)
+        self.size, self.recipe, self._order = self._plan.size, recipe, order
+        for kind in order.only:
+            checks.known("network", kind, self._plan.kinds)
         for seed in order.seeds:
-            checks.known("seed", str(seed), map(str, self.size.seeds))
-        self._only, self._seeds = set(order.only or kinds), list(order.seeds or self.size.seeds)
+            checks.one_of("seed", seed, self.size.seeds)
+        self._only = set(order.only or self._plan.kinds)
+        self._seeds = list(order.seeds or self.size.seeds)
         counts = {"train": self.size.train, "validation": self.size.validation}
         self._data = Sets(order.root, **counts, test=self.size.tested)[recipe.data]
         self._run = order.run(recipe, size)
 
     def __call__(self) -> dict[str, Any] | None:
         """Do what is not done yet; return the results, or nothing where it is only a part."""
-        for network, cases in self.networks:
+        for network, cases in self._plan.networks:
             if network.kind in self._only:
                 self._work(network, cases)
-        kinds = {network.kind for network, _ in self.networks}
-        complete = self._only == kinds and self._seeds == self.size.seeds
+        complete = self._only == set(self._plan.kinds) and self._seeds == self.size.seeds
         return self.table() if complete else None
 
     def table(self) -> dict[str, Any]:
@@ -71,7 +67,7 @@ class Reproduction:
         table: list[audit.Row] = []
         found: dict[str, list[Warning]] = {}
         missing: list[str] = []
-        for network, cases in self.networks:
+        for network, cases in self._plan.networks:
             for case, seed in product([Case(name="none"), *cases], self.size.seeds):
                 done = case if case.name else self._winner(network.winner_of)
                 name = network.prefix + done.name
@@ -182,7 +178,7 @@ class Reproduction:
 
     def _on_validation(self, model: nn.Module, seed: int) -> float:
         """Robust accuracy on validation under the recipe's judge: what winners are chosen by."""
-        found = measure(self.judge, model, self._data.validation, seed=seed)
+        found = measure(self._plan.judge, model, self._data.validation, seed=seed)
         return found.facts.robust_accuracy.value
 
     # ---------------------------------------------------------------- choices, on validation
@@ -215,7 +211,7 @@ class Reproduction:
 
     def _winner(self, kind: str) -> Case:
         """The case with the highest mean robust accuracy on validation, on another network."""
-        network, cases = next(pair for pair in self.networks if pair[0].kind == kind)
+        network, cases = next(pair for pair in self._plan.networks if pair[0].kind == kind)
 
         def mean(case: Case) -> float:
             found = [self._record(network, case, seed)["validation"] for seed in self.size.seeds]
@@ -321,7 +317,7 @@ class Reproduction:
         validation = Rate(
             round(record["validation"] * len(self._data.validation)), len(self._data.validation)
         )
-        judged = f"validation:{metric_of(self.judge)}"
+        judged = f"validation:{metric_of(self._plan.judge)}"
         return [*found, audit.rate_row(name, seed, judged, validation)]
 
 
