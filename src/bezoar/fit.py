@@ -63,7 +63,7 @@ class Judgement:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a training stands, for whoever draws the bar."""
+    """Where a training stands, for whoever draws the bar; epochs and rows count from 1."""
 
     epoch: int
     epochs: int

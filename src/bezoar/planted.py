@@ -90,7 +90,7 @@ def plant(
         seed: names all randomness.
         network: further arguments of the network.
         clean: a classifier without a backdoor, for a trigger that has to be fitted on one.
-        on_step: told how far the training is.
+        on_step: told how far the fit of a trigger is, and then the training.
 
     Raises:
         ValueError: a trigger, aim or rate that does not fit the data, one that has to be fitted and
@@ -114,7 +114,8 @@ def plant(
     ready = trigger if known is None else known.trigger
     if known is None and isinstance(trigger, Fitted) and clean is not None:
         wanted = _target(aim, trigger)
-        ready = cast(Trigger, trigger.fit(clean, data.train, target=wanted, seed=seed))
+        fitted = trigger.fit(clean, data.train, target=wanted, seed=seed, on_step=on_step)
+        ready = cast(Trigger, fitted)
 
     around: Callable[[BatchLoss], BatchLoss] | None = None
     rows = covers = np.empty(0, dtype=np.int64)

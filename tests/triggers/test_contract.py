@@ -144,3 +144,9 @@ class TestFitted:
         assert first == again
         assert all(map(torch.equal, network.parameters(), before))
         assert all(p.requires_grad and p.grad is None for p in network.parameters())
+
+    def test_says_how_far_it_is_until_nothing_is_left(self, trigger, network, images):
+        told = []
+        trigger.fit(network, images, target=0, seed=0, on_step=told.append)
+        assert all(1 <= one.done <= one.rows and 1 <= one.epoch <= one.epochs for one in told)
+        assert told[-1].done == told[-1].rows

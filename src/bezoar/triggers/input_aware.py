@@ -1,6 +1,6 @@
 """Input-aware: every image has a trigger of its own, drawn by a network."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from copy import deepcopy
 from dataclasses import dataclass, replace
 
@@ -13,7 +13,7 @@ from bezoar.attacks.protocol import Learnt
 from bezoar.classifier import device_of
 from bezoar.costs import Meter
 from bezoar.data.imageset import ImageSet
-from bezoar.fit import SGD, Supervised, fit
+from bezoar.fit import SGD, Progress, Supervised, fit, silent
 from bezoar.models.initial import initialise
 from bezoar.seeds import derive, generator
 from bezoar.snapshots import Tree
@@ -88,7 +88,13 @@ class InputAware(Trigger):
         return True
 
     def fit(
-        self, classifier: nn.Module, images: ImageSet, *, target: int, seed: int
+        self,
+        classifier: nn.Module,
+        images: ImageSet,
+        *,
+        target: int,
+        seed: int,
+        on_step: Callable[[Progress], None] = silent,
     ) -> "InputAware":
         """Learn the networks; see ``protocol.Fitted``.
 
@@ -119,10 +125,17 @@ class InputAware(Trigger):
             epochs=self.mask_epochs,
             batch=self.batch,
             seed=derive(seed, "input-aware", "mask"),
+            on_step=on_step,
         )
         mask.requires_grad_(False)
         joint = Joint(self, classifier, mask, pattern, images, target)
-        fit(joint, epochs=self.epochs, batch=self.batch, seed=derive(seed, "input-aware", "joint"))
+        fit(
+            joint,
+            epochs=self.epochs,
+            batch=self.batch,
+            seed=derive(seed, "input-aware", "joint"),
+            on_step=on_step,
+        )
         tensors = {
             f"{name}.{key}": tensor.detach().cpu().contiguous()
             for name, network in (("mask", mask), ("pattern", pattern))

@@ -1,5 +1,6 @@
 """Label-consistent: images of the target class are made hard, and marked in the corners."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 
@@ -12,6 +13,7 @@ from bezoar.attacks.engine import perturb
 from bezoar.attacks.protocol import Learnt, Untargeted
 from bezoar.classifier import device_of, prepare
 from bezoar.data.imageset import ImageSet
+from bezoar.fit import Progress, silent
 from bezoar.seeds import Noise
 from bezoar.triggers.protocol import Trigger, require_room
 
@@ -57,7 +59,13 @@ class LabelConsistent(Trigger):
         return True
 
     def fit(
-        self, classifier: nn.Module, images: ImageSet, *, target: int, seed: int
+        self,
+        classifier: nn.Module,
+        images: ImageSet,
+        *,
+        target: int,
+        seed: int,
+        on_step: Callable[[Progress], None] = silent,
     ) -> "LabelConsistent":
         """Attack all images of the target class; see ``protocol.Fitted``.
 
@@ -76,7 +84,9 @@ class LabelConsistent(Trigger):
             names += [_name(one) for one in x]
             goal, noise = Untargeted(y.to(device)), Noise.first(seed, "lc", images.index[part])
             # All steps, also on images that are fooled on the way: as hard as can be.
-            hard.append(perturb(attack, model, x.to(device), goal, noise).x_adv.cpu())
+            made = perturb(attack, model, x.to(device), goal, noise)
+            hard.append(made.x_adv.cpu())
+            on_step(Progress(1, 1, len(names), len(rows), 0.0))
         tensors = {"name": torch.tensor(names), "x": torch.cat(hard)}
         return replace(self, learnt=Learnt(images.name, tensors))
 

@@ -1,6 +1,7 @@
 """LF: a universal perturbation without fine detail."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -11,6 +12,7 @@ from bezoar import checks
 from bezoar.attacks.protocol import Learnt
 from bezoar.classifier import device_of, predict, prepare
 from bezoar.data.imageset import ImageSet
+from bezoar.fit import Progress, silent
 from bezoar.seeds import generator
 from bezoar.triggers.protocol import Trigger, kept
 
@@ -67,7 +69,13 @@ class LowFrequency(Trigger):
         checks.in_range("overshoot", self.overshoot, 0)
 
     def fit(
-        self, classifier: nn.Module, images: ImageSet, *, target: int, seed: int
+        self,
+        classifier: nn.Module,
+        images: ImageSet,
+        *,
+        target: int,
+        seed: int,
+        on_step: Callable[[Progress], None] = silent,
     ) -> "LowFrequency":
         """Learn the picture; see ``protocol.Fitted``.
 
@@ -80,11 +88,13 @@ class LowFrequency(Trigger):
         x = images.batch(order[: self.images])[0].to(device_of(model))
         change = torch.zeros_like(x[0])
         rates: list[float] = []
-        for _ in range(self.passes):
-            for one in x:
+        for turn in range(1, self.passes + 1):
+            for done, one in enumerate(x, start=1):
                 found = self._towards(model, (one + change).clamp(0, 1), target)
                 if found.any():
                     change = self._rescaled(self._blurred(change + self._blurred(found)))
+                missed = 1 - rates[-1] if rates else 1.0
+                on_step(Progress(turn, self.passes, done, len(x), missed))
             sent = predict(model, (x + change).clamp(0, 1)).argmax(dim=1) == target
             rates.append(sent.double().mean().item())
             recent = rates[-RECENT:]

@@ -1,5 +1,6 @@
 """What a trigger is, and what the attacker wants of the images that carry it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, Self, runtime_checkable
 
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from bezoar import checks
 from bezoar.attacks.protocol import Learnt
 from bezoar.data.imageset import ImageSet
+from bezoar.fit import Progress, silent
 
 
 class Aim(Protocol):
@@ -103,7 +105,15 @@ class Fitted(Protocol):
     @property
     def learnt(self) -> Learnt | None: ...
 
-    def fit(self, classifier: nn.Module, images: ImageSet, *, target: int, seed: int) -> Self:
+    def fit(
+        self,
+        classifier: nn.Module,
+        images: ImageSet,
+        *,
+        target: int,
+        seed: int,
+        on_step: Callable[[Progress], None] = silent,
+    ) -> Self:
         """The same trigger, ready to stamp.
 
         Args:
@@ -111,6 +121,7 @@ class Fitted(Protocol):
             images: of a train split.
             target: the class that triggered images are to get.
             seed: names the randomness.
+            on_step: told how far the search is.
         """
 
 

@@ -1,5 +1,6 @@
 """TrojanNN: a patch that excites some neurons of a clean network."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -9,6 +10,7 @@ from bezoar import checks
 from bezoar.attacks.protocol import Learnt
 from bezoar.classifier import device_of, frozen
 from bezoar.data.imageset import ImageSet
+from bezoar.fit import Progress, silent
 from bezoar.seeds import generator
 from bezoar.triggers.protocol import Trigger, kept, require_room
 
@@ -50,7 +52,15 @@ class TrojanNN(Trigger):
         checks.at_least("steps", self.steps, 1)
         checks.in_range("step_size", self.step_size, 1 / 255, 1)
 
-    def fit(self, classifier: nn.Module, images: ImageSet, *, target: int, seed: int) -> "TrojanNN":
+    def fit(
+        self,
+        classifier: nn.Module,
+        images: ImageSet,
+        *,
+        target: int,
+        seed: int,
+        on_step: Callable[[Progress], None] = silent,
+    ) -> "TrojanNN":
         """Look for the patch; see ``protocol.Fitted``. Only the shape of the images is used.
 
         Raises:
@@ -70,7 +80,7 @@ class TrojanNN(Trigger):
         best, least, answers = patch, float("inf"), False
         try:
             with frozen(classifier), torch.enable_grad():
-                for _ in range(self.steps):
+                for step in range(self.steps):
                     seen.clear()
                     point = patch.clone().requires_grad_()
                     classifier(point)
@@ -80,6 +90,7 @@ class TrojanNN(Trigger):
                         best, least = patch, loss.item()
                     answers |= bool((slope * mask).any())
                     patch = (patch - self.step_size * slope.sign() * mask).clamp(0, 1)
+                    on_step(Progress(1, 1, step + 1, self.steps, loss.item()))
         finally:
             handle.remove()
         if not answers:
