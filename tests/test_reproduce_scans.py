@@ -73,6 +73,7 @@ def test_every_model_and_every_scan_has_its_rows(done):
     rows = {(row["case"], row["seed"], row["metric"]) for row in done[1]["rows"]}
     turns = {1: "blended", 2: "badnets"}  # those of 0 are for thresholds only
     expected = {(f"digits {turns[k]}", k, m) for k in turns for m in ("clean", "asr")}
+    expected |= {("digits clean", k, "clean") for k in turns}
     sifted = ("caught", "false-positives", "auc:rows")
     expected |= {(f"digits spectral {turns[k]}", k, m) for k in turns for m in sifted}
     expected |= {("digits spectral clean", k, "false-positives") for k in turns}

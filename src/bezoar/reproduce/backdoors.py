@@ -16,9 +16,8 @@ from torch import nn
 
 from bezoar import audit, checkpoints, checks, cures, experiments, planted, recipes
 from bezoar.backdoors import Facts, Triggered, measure, triggered
-from bezoar.costs import Meter
 from bezoar.data.imageset import DataSet, ImageSet
-from bezoar.defence import accuracy
+from bezoar.defence import clean_accuracy
 from bezoar.files import read_json, write_json
 from bezoar.planted import Backdoor
 from bezoar.repairs import Repair
@@ -26,7 +25,6 @@ from bezoar.report.figures import pictures
 from bezoar.reproduce.order import Order
 from bezoar.reproduce.plans.backdoors import Cell, Pair, Recipe, Subject, Victim, plan
 from bezoar.reproduce.sized import Sets, beside, kept, told, unpublished
-from bezoar.results import Rate
 from bezoar.training import Training
 from bezoar.triggers import AllToOne, Fitted, Trigger
 
@@ -195,8 +193,7 @@ class Reproduction:
         )
         model = checkpoints.load(path).model
         if not cell.exists():
-            share = accuracy(model, whole.test, Meter())
-            right = Rate(round(share * len(whole.test)), len(whole.test))
+            right = clean_accuracy(model, whole.test)
             case = f"{subject.data} none none none spc0"
             write_json(cell, {"rows": [audit.rate_row(case, 0, "clean", right)]})
             self._order.say(f"{case}: clean {right}")

@@ -18,7 +18,7 @@ from torch import nn
 from bezoar import audit, checkpoints, checks, experiments, planted, recipes, suspicion
 from bezoar.backdoors import Sifted, measure, sifted, triggered
 from bezoar.data.imageset import DataSet, ImageSet
-from bezoar.defence import Evidence, few
+from bezoar.defence import Evidence, clean_accuracy, few
 from bezoar.detection import Curve, judged, roc
 from bezoar.files import read_json, write_json
 from bezoar.planted import Backdoor
@@ -162,7 +162,7 @@ class Reproduction:
     def _looked(self, model: Model) -> None:
         """Train a model, show it to every scan that has not seen it, keep what they say."""
         todo = [look for look in self._plan.looks if not self._cell(model, look).exists()]
-        if not todo:
+        if not todo and self._path(model, ".json").exists():
             return
         suspect = self._suspect(model)
         for look in todo:
@@ -174,20 +174,24 @@ class Reproduction:
             self._order.say(f"{model.subject.data} {model.name}: {look.name}: {', '.join(words)}")
 
     def _suspect(self, model: Model) -> Suspect:
-        """Train a model, poison its images once more; a sick one is measured first."""
+        """Train a model and measure it; poison its images once more if it is a sick one."""
         network, whole = self._trained(model), self._data(model.subject)
-        if model.plant is None:
-            return Suspect(model, network, whole.train, np.empty(0, dtype=np.int64), None)
-        secret = planted.read(self._path(model, ".safetensors"))
-        place, case = self._path(model, ".json"), f"{model.subject.data} {model.plant.name}"
+        secret, train, rows = None, whole.train, np.empty(0, dtype=np.int64)
+        if model.plant is not None:
+            secret, rate = planted.read(self._path(model, ".safetensors")), model.plant.rate
+            made = poison(train, secret.trigger, secret.aim, rate=rate, seed=model.number)
+            train, rows = made.images, made.rows
+        place = self._path(model, ".json")
         if not place.exists():
-            facts = measure(network, whole.test, triggered(whole.test, secret.trigger, secret.aim))
-            rates = {"clean": facts.accuracy, "asr": facts.asr}
+            rates = {"clean": clean_accuracy(network, whole.test)}
+            if secret is not None:
+                shown = triggered(whole.test, secret.trigger, secret.aim)
+                rates["asr"] = measure(network, whole.test, shown).asr
+            case = f"{model.subject.data} {model.plant.name if model.plant else 'clean'}"
             write_json(place, {"rows": _rates(case, model.number, rates)})
-            self._order.say(f"{case}, seed {model.number}: clean {facts.accuracy}, asr {facts.asr}")
-        rate, seed = model.plant.rate, model.number
-        made = poison(whole.train, secret.trigger, secret.aim, rate=rate, seed=seed)
-        return Suspect(model, network, made.images, made.rows, secret)
+            told = ", ".join(f"{name} {rate}" for name, rate in rates.items())
+            self._order.say(f"{case}, seed {model.number}: {told}")
+        return Suspect(model, network, train, rows, secret)
 
     def _said(self, look: Look, suspect: Suspect) -> dict[str, Any]:
         """What a scan says of a model, as it is kept; a guard says nothing of the model."""
