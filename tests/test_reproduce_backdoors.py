@@ -1,6 +1,7 @@
 """A recipe of backdoors on the embedded digits, from the file to the page."""
 
 import json
+import tomllib
 
 import pytest
 
@@ -23,6 +24,11 @@ train = 400
 test = 60
 caps = { epochs = 2 }
 instead = { "grad-prune" = { filters = 2 }, "digits grad-prune spc2" = { filters = 1 } }
+
+[sizes.less]
+samples = 1
+budgets = [2]
+without = ["digits tuning alone oracle"]
 
 [[subject]]
 data = "digits"
@@ -180,6 +186,14 @@ def test_every_repair_has_its_first_draw_before_any_has_its_second(done):
     assert draws == sorted(draws)
 
 
+def test_a_repair_that_takes_too_long_is_not_asked_at_that_size():
+    recipe = recipes.build(reproduce.plans.backdoors.Recipe, tomllib.loads(RECIPE), "toy")
+    asked = {size: reproduce.plans.backdoors.plan(recipe, size) for size in ("one", "less")}
+    victim = next(asked["one"].victims())
+    names = {size: {cell.cure.name for cell in plan.cells(victim)} for size, plan in asked.items()}
+    assert names == {"one": {"grad-prune", "ft", "tuning alone"}, "less": {"grad-prune", "ft"}}
+
+
 def test_a_table_that_is_there_lends_the_rows_of_other_victims(done, tmp_path):
     def opened(**more):
         path, run = done[0] / "toy.toml", tmp_path / "run"
@@ -222,6 +236,7 @@ def test_pictures_of_the_triggers_stand_on_the_page(done):
         ('source = "oracle"\nrepair', 'source = "orakel"\nrepair', "cure.source='orakel'"),
         ('name = "ft", batch', 'name = "ft", bach', "did you mean 'batch'"),
         ("samples = 2", "samples = 0", "samples=0: expected"),
+        ("samples = 2", 'samples = 2\nwithout = ["digits ft oracle"]', "repair 'digits ft oracle'"),
         (
             "digits grad-prune spc2",
             "digits grad-prune spc5",

@@ -25,6 +25,7 @@ class Size:
         triggers: settings of a trigger instead of its own, by the name of the backdoor.
         instead: settings of a repair instead of its own, by its name, by ``DATA NAME``, or by
             ``DATA NAME spcN``; the closer one counts.
+        without: repairs ``DATA NAME SOURCE`` that take longer than the size allows; not done.
         caps: what a setting of that name may be at most, in any training or repair.
     """
 
@@ -36,6 +37,7 @@ class Size:
     training: dict[str, Any] = field(default_factory=dict)
     triggers: dict[str, dict[str, Any]] = field(default_factory=dict)
     instead: dict[str, dict[str, Any]] = field(default_factory=dict)
+    without: list[str] = field(default_factory=list)
     caps: dict[str, int] = field(default_factory=dict)
 
 
@@ -201,7 +203,8 @@ class Plan:
         """The repairs of a sick network, in the order of the table."""
         data, attack = victim.subject.data, victim.plant.name
         for cure in self.cures:
-            if data in (cure.data or [data]) and attack in (cure.attacks or [attack]):
+            fits = data in (cure.data or [data]) and attack in (cure.attacks or [attack])
+            if fits and f"{data} {cure.name} {cure.source}" not in self.size.without:
                 for budget in cure.budgets or self.size.budgets:
                     sized = _sized(cure, data, budget, self.size)
                     for sample in range(self.size.samples):
@@ -228,9 +231,11 @@ def plan(recipe: Recipe, size: str) -> Plan:
     for subject, cure in product(subjects, cures):
         for budget in cure.budgets or own.budgets:
             _sized(cure, subject.data, budget, own)  # refuses what is wrong in it
-    for pair in pairs:
-        for side in (pair.first, pair.second):
-            checks.known("repair", side, [f"{one.name} {one.source}" for one in cures])
+    named = [f"{cure.name} {cure.source}" for cure in cures]
+    for side in (side for pair in pairs for side in (pair.first, pair.second)):
+        checks.known("repair", side, named)
+    for name in own.without:
+        checks.known("repair", name, [f"{s.data} {n}" for s, n in product(subjects, named)])
     return Plan(own, subjects, plants, cures, pairs)
 
 
