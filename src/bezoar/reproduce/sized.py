@@ -3,11 +3,24 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from bezoar import audit, checks, data, recipes
 from bezoar.data.imageset import DataSet
 from bezoar.report import tables
+
+Size = TypeVar("Size")
+
+
+def chosen(kind: type[Size], sizes: Mapping[str, Mapping[str, Any]], name: str) -> Size:
+    """One of the sizes of a recipe, a dataclass.
+
+    Raises:
+        ValueError: no size of that name, or a setting that is not one.
+    """
+    checks.known("size", name, sizes)
+    made: Size = recipes.build(kind, sizes[name], f"sizes.{name}")
+    return made
 
 
 def network(text: str, own: Mapping[str, Any]) -> str:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from bezoar import checks, recipes
 from bezoar.repairs import Repair
-from bezoar.reproduce.sized import network
+from bezoar.reproduce.sized import chosen, network
 from bezoar.training import Training
 from bezoar.triggers import Trigger
 
@@ -217,8 +217,7 @@ def plan(recipe: Recipe, size: str) -> Plan:
     Raises:
         ValueError: an unknown size, or a name or setting that is not one.
     """
-    checks.known("size", size, recipe.sizes)
-    own: Size = recipes.build(Size, recipe.sizes[size], f"sizes.{size}")
+    own = chosen(Size, recipe.sizes, size)
     checks.at_least("samples", own.samples, 1)
     subjects = [_subject(table, own) for table in recipe.subject]
     plants = [_plant(table, own) for table in recipe.plant]

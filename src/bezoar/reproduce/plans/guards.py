@@ -8,7 +8,7 @@ from bezoar import checks, recipes
 from bezoar.attacks.oracle import DRAWS
 from bezoar.guards import Guard
 from bezoar.matrix import Access
-from bezoar.reproduce.sized import network
+from bezoar.reproduce.sized import chosen, network
 from bezoar.training import Training
 
 Images = Literal["many", "some", "few"]
@@ -154,8 +154,7 @@ def plan(recipe: Recipe, size: str) -> Plan:
     Raises:
         ValueError: an unknown size, or a name or setting that is not one.
     """
-    checks.known("size", size, recipe.sizes)
-    own: Size = recipes.build(Size, recipe.sizes[size], f"sizes.{size}")
+    own = chosen(Size, recipe.sizes, size)
     subjects = [_subject(table, own) for table in recipe.subject]
     cases = [_case(table, own) for table in recipe.case]
     names = [case.name for case in cases]

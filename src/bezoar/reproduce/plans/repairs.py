@@ -7,6 +7,7 @@ from typing import Any, Literal
 from bezoar import checks, models, recipes
 from bezoar.attacks import Attack
 from bezoar.repairs import Repair
+from bezoar.reproduce.sized import chosen
 from bezoar.training import Training
 
 
@@ -111,8 +112,7 @@ def plan(recipe: Recipe, size: str) -> Plan:
     Raises:
         ValueError: an unknown size, or a name or setting that is not one.
     """
-    checks.known("size", size, recipe.sizes)
-    own: Size = recipes.build(Size, recipe.sizes[size], f"sizes.{size}")
+    own = chosen(Size, recipe.sizes, size)
     if recipe.eps not in recipe.curve:
         raise ValueError(f"eps={recipe.eps}: expected one of curve={recipe.curve}")
     found = Plan(own, recipes.attack(recipe.judge), [_network(table) for table in recipe.network])

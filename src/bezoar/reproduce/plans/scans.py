@@ -7,7 +7,7 @@ from typing import Any
 
 from bezoar import checks, recipes
 from bezoar.guards import GUARDS, IBDPSC, STRIP, Guard, ScaleUp
-from bezoar.reproduce.sized import network
+from bezoar.reproduce.sized import chosen, network
 from bezoar.scans import DATA_SCANS, DataScan, ModelScan
 from bezoar.training import Training
 from bezoar.triggers import Trigger
@@ -159,8 +159,7 @@ def plan(recipe: Recipe, size: str) -> Plan:
         ValueError: an unknown size, a name or setting that is not one, or too few healthy models
             to set a threshold on.
     """
-    checks.known("size", size, recipe.sizes)
-    own: Size = recipes.build(Size, recipe.sizes[size], f"sizes.{size}")
+    own = chosen(Size, recipe.sizes, size)
     for name in ("calibrate", "fresh"):
         checks.at_least(name, getattr(own, name), 1)
     checks.in_range("alarms", own.alarms, 0, 1)
