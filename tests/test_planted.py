@@ -10,7 +10,16 @@ from bezoar import checkpoints, data, planted, trees
 from bezoar.classifier import weights_hash
 from bezoar.models import create
 from bezoar.training import Training
-from bezoar.triggers import AllToAll, AllToOne, BadNets, Bpp, LowFrequency, WaNet, poison
+from bezoar.triggers import (
+    AllToAll,
+    AllToOne,
+    BadNets,
+    Bpp,
+    InputAware,
+    LowFrequency,
+    WaNet,
+    poison,
+)
 
 ZERO = AllToOne(0)
 TRAINING = Training(epochs=2, batch=32)
@@ -66,6 +75,23 @@ def test_all_to_all_and_covers_come_back(plant):
 def test_the_model_file_does_not_name_the_rows(plant):
     header = checkpoints.header(plant(BadNets()))
     assert not {"rows", "covers"} & {*header.training, *header.training["backdoor"]}
+
+
+def test_a_fit_goes_on_where_it_was_killed_and_leaves_nothing_behind(plant, clean, tmp_path):
+    trigger = InputAware(width=2, depth=1, mask_epochs=2, epochs=2, batch=32)
+    whole = planted.read(plant(trigger, name="whole", clean=clean)).trigger
+
+    def killed(progress):
+        if progress.epoch == 2:  # the first epoch of the masks is kept
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        plant(trigger, clean=clean, on_step=killed)
+    assert (tmp_path / "sick.fit.safetensors").exists()
+    told = []
+    assert planted.read(plant(trigger, clean=clean, on_step=told.append)).trigger == whole
+    assert told[0].epoch == 2
+    assert not [*tmp_path.glob("*.fit.safetensors")]
 
 
 @pytest.mark.parametrize("trigger", [BadNets(), WaNet(grid=3)], ids=repr)

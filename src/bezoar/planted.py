@@ -19,6 +19,7 @@ from bezoar.attacks.protocol import Learnt
 from bezoar.classifier import weights_hash
 from bezoar.data.imageset import DataSet
 from bezoar.fit import BatchLoss, Progress, Row, silent
+from bezoar.runs import FileSnapshot
 from bezoar.training import Training
 from bezoar.triggers import (
     TRIGGERS,
@@ -112,9 +113,12 @@ def plant(
     if known is not None and known.about != about:
         raise ValueError(f"{where} describes another backdoor: {known.about}; choose another --out")
     ready = trigger if known is None else known.trigger
+    unfitted = FileSnapshot(path.with_name(f"{path.stem}.fit.safetensors"), about)
     if known is None and isinstance(trigger, Fitted) and clean is not None:
         wanted = _target(aim, trigger)
-        fitted = trigger.fit(clean, data.train, target=wanted, seed=seed, on_step=on_step)
+        fitted = trigger.fit(
+            clean, data.train, target=wanted, seed=seed, snapshot=unfitted, on_step=on_step
+        )
         ready = cast(Trigger, fitted)
 
     around: Callable[[BatchLoss], BatchLoss] | None = None
@@ -132,6 +136,7 @@ def plant(
         train, rows, covers = made.images, made.rows, made.covers
     if known is None:
         _write(where, ready, rows, covers, about)
+    unfitted.clear()
     return experiments.trained(
         path,
         kind,

@@ -16,7 +16,7 @@ from bezoar.data.imageset import ImageSet
 from bezoar.fit import SGD, Progress, Supervised, fit, silent
 from bezoar.models.initial import initialise
 from bezoar.seeds import derive, generator
-from bezoar.snapshots import Tree
+from bezoar.snapshots import Snapshot, Stages, Tree
 from bezoar.triggers.protocol import Trigger
 
 BETAS = (0.5, 0.9)  # of Adam, as in the paper
@@ -94,6 +94,7 @@ class InputAware(Trigger):
         *,
         target: int,
         seed: int,
+        snapshot: Snapshot | None = None,
         on_step: Callable[[Progress], None] = silent,
     ) -> "InputAware":
         """Learn the networks; see ``protocol.Fitted``.
@@ -111,6 +112,7 @@ class InputAware(Trigger):
         for name, network in (("mask", mask), ("pattern", pattern)):
             initialise(network, generator(seed, "input-aware", name))
             network.to(device)
+        stages, draw = Stages(snapshot), derive(seed, "input-aware", "mask")
         covering = Supervised(
             mask,
             images,
@@ -120,22 +122,23 @@ class InputAware(Trigger):
             optimize=_adam,
             meter=Meter(),
         )
-        fit(
-            covering,
-            epochs=self.mask_epochs,
-            batch=self.batch,
-            seed=derive(seed, "input-aware", "mask"),
-            on_step=on_step,
-        )
-        mask.requires_grad_(False)
+
+        def places(part: Snapshot | None) -> Tree:
+            epochs, batch = self.mask_epochs, self.batch
+            fit(covering, epochs=epochs, batch=batch, seed=draw, snapshot=part, on_step=on_step)
+            return mask.state_dict()
+
+        mask.load_state_dict(stages("mask", places))
+        mask.eval().requires_grad_(False)
         joint = Joint(self, classifier, mask, pattern, images, target)
-        fit(
-            joint,
-            epochs=self.epochs,
-            batch=self.batch,
-            seed=derive(seed, "input-aware", "joint"),
-            on_step=on_step,
-        )
+        turn = derive(seed, "input-aware", "joint")
+
+        def patterns(part: Snapshot | None) -> Tree:
+            epochs, batch = self.epochs, self.batch
+            fit(joint, epochs=epochs, batch=batch, seed=turn, snapshot=part, on_step=on_step)
+            return pattern.state_dict()
+
+        pattern.load_state_dict(stages("pattern", patterns))
         tensors = {
             f"{name}.{key}": tensor.detach().cpu().contiguous()
             for name, network in (("mask", mask), ("pattern", pattern))

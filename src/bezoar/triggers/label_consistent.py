@@ -15,6 +15,7 @@ from bezoar.classifier import device_of, prepare
 from bezoar.data.imageset import ImageSet
 from bezoar.fit import Progress, silent
 from bezoar.seeds import Noise
+from bezoar.snapshots import Snapshot
 from bezoar.triggers.protocol import Trigger, require_room
 
 # 1 is bright and -1 dark, of the corner at the top left and of that at the bottom left.
@@ -65,6 +66,7 @@ class LabelConsistent(Trigger):
         *,
         target: int,
         seed: int,
+        snapshot: Snapshot | None = None,
         on_step: Callable[[Progress], None] = silent,
     ) -> "LabelConsistent":
         """Attack all images of the target class; see ``protocol.Fitted``.

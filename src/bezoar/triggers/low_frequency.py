@@ -14,6 +14,7 @@ from bezoar.classifier import device_of, predict, prepare
 from bezoar.data.imageset import ImageSet
 from bezoar.fit import Progress, silent
 from bezoar.seeds import generator
+from bezoar.snapshots import Snapshot
 from bezoar.triggers.protocol import Trigger, kept
 
 BEYOND = 1e-4  # of a difference of logits
@@ -75,6 +76,7 @@ class LowFrequency(Trigger):
         *,
         target: int,
         seed: int,
+        snapshot: Snapshot | None = None,
         on_step: Callable[[Progress], None] = silent,
     ) -> "LowFrequency":
         """Learn the picture; see ``protocol.Fitted``.

@@ -11,6 +11,7 @@ from bezoar import checks
 from bezoar.attacks.protocol import Learnt
 from bezoar.data.imageset import ImageSet
 from bezoar.fit import Progress, silent
+from bezoar.snapshots import Snapshot
 
 
 class Aim(Protocol):
@@ -112,6 +113,7 @@ class Fitted(Protocol):
         *,
         target: int,
         seed: int,
+        snapshot: Snapshot | None = None,
         on_step: Callable[[Progress], None] = silent,
     ) -> Self:
         """The same trigger, ready to stamp.
@@ -121,6 +123,7 @@ class Fitted(Protocol):
             images: of a train split.
             target: the class that triggered images are to get.
             seed: names the randomness.
+            snapshot: where a fit of more than minutes keeps its state; what it holds is taken up.
             on_step: told how far the search is.
         """
 

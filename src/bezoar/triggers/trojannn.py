@@ -12,6 +12,7 @@ from bezoar.classifier import device_of, frozen
 from bezoar.data.imageset import ImageSet
 from bezoar.fit import Progress, silent
 from bezoar.seeds import generator
+from bezoar.snapshots import Snapshot
 from bezoar.triggers.protocol import Trigger, kept, require_room
 
 
@@ -59,6 +60,7 @@ class TrojanNN(Trigger):
         *,
         target: int,
         seed: int,
+        snapshot: Snapshot | None = None,
         on_step: Callable[[Progress], None] = silent,
     ) -> "TrojanNN":
         """Look for the patch; see ``protocol.Fitted``. Only the shape of the images is used.
