@@ -139,7 +139,7 @@ def test_what_was_published_stands_beside_what_was_measured(done):
     assert told == {"digits badnets none none spc0": 0.95}
     page = sheet.page(done[1], "toy")
     assert "samples 2; budgets [2]; train 400; test 60; grad-prune with filters=2" in page
-    assert "![digits: triggers](toy-digits.png)" in page
+    assert "![digits badnets: trigger](toy-digits-badnets.png)" in page
 
 
 def test_the_caps_hold_in_every_training(done):
@@ -209,8 +209,7 @@ def test_a_table_that_is_there_lends_the_rows_of_other_victims(done, tmp_path):
     assert places(table) == places(done[1])
     names = [f"digits {name} none none spc0, seed 0" for name in ("badnets", "lf")]
     assert table["kept"] == [{"revision": "earlier", "machine": NOTES["machine"], "cases": names}]
-    # The picture of the triggers shows more than those of this run.
-    assert not work.figures()
+    assert [*work.figures()] == ["toy-digits-badnets.png"]
     assert table["figures"] == done[1]["figures"]
     assert opened().table()["missing"] == names
 
@@ -222,9 +221,11 @@ def test_only_tables_of_networks_lend_rows(tmp_path):
 
 def test_pictures_of_the_triggers_stand_on_the_page(done):
     work = reproduce.opened(done[0] / "toy.toml", "one", done[0] / "run", lambda command: NOTES)
-    (figure,) = work.figures().values()
-    titles = [axes.get_title() for axes in figure.axes]
-    assert titles[:3] == ["clean", "badnets", "lf"]
+    figures = work.figures()
+    assert [*figures] == [*done[1]["figures"]] == ["toy-digits-badnets.png", "toy-digits-lf.png"]
+    titles = [axes.get_title() for axes in figures["toy-digits-lf.png"].axes]
+    assert titles[:8] == ["clean"] * 4 + ["lf"] * 4
+    assert all(title.startswith("change x") for title in titles[8:])
 
 
 @pytest.mark.parametrize(

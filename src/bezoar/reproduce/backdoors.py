@@ -21,7 +21,7 @@ from bezoar.defence import clean_accuracy
 from bezoar.files import read_json, write_json
 from bezoar.planted import Backdoor
 from bezoar.repairs import Repair
-from bezoar.report.figures import pictures
+from bezoar.report.figures import perturbation, pictures
 from bezoar.reproduce.order import Order
 from bezoar.reproduce.plans.backdoors import Cell, Pair, Recipe, Subject, Victim, plan
 from bezoar.reproduce.sized import Sets, beside, kept, told, unpublished
@@ -57,8 +57,7 @@ class Reproduction:
         recipe: as ``read`` gives it.
         size: one of its sizes.
         order: what to do of it here. With the earlier rows of any victim of a data set its clean
-            control and its picture stay too; what a victim's own control does stands in its rows
-            ``healthy``.
+            control stays too; what a victim's own control does stands in its rows ``healthy``.
     """
 
     def __init__(self, recipe: Recipe, size: str, order: Order) -> None:
@@ -111,9 +110,9 @@ class Reproduction:
             table += _gains(pair, table)
         results = audit.results(self._order.notes, beside(table, self.recipe.published), {})
         results["about"] = [*self.recipe.about, f"size: {told(self.size)}"]
-        results["figures"] = {file: text for file, (text, _) in self._stamped().items()}
+        results["figures"] = {file: f"{one.name}: trigger" for file, one in self._shown().items()}
         if lent and self._order.earlier is not None:
-            results["figures"] |= self._order.earlier["figures"]
+            results["figures"] = {**self._order.earlier["figures"], **results["figures"]}
             results["kept"] = kept(self._order.earlier, lent)
         return {**results, "missing": missing} if missing else results
 
@@ -159,10 +158,8 @@ class Reproduction:
         return found
 
     def figures(self) -> dict[str, Figure]:
-        """Test images with and without each trigger, by file name."""
-        standing = self._order.earlier["figures"] if self._order.earlier else {}
-        drawn = self._stamped().items()
-        return {file: figure for file, (_, figure) in drawn if file not in standing}
+        """Some test images with each trigger of the victims that were trained here."""
+        return {file: self._stamped(victim) for file, victim in self._shown().items()}
 
     # ---------------------------------------------------------------- what is done, and where
 
@@ -259,25 +256,27 @@ class Reproduction:
 
     # ---------------------------------------------------------------------------------- pictures
 
-    def _stamped(self) -> dict[str, tuple[str, Figure]]:
-        """For each data set its first victims' triggers on some test images."""
-        found: dict[str, tuple[str, Figure]] = {}
-        for subject in self._plan.subjects:
-            test = self._data(subject).test
-            x, _ = test.batch(slice(SHOWN))
-            columns = [("clean", x)]
-            for victim in self._plan.victims():
-                path, plant = self._folder(victim) / "sick.safetensors", victim.plant
-                first = victim.subject is subject and victim.seed == plant.victims[0]
-                if first and path.exists():
-                    columns.append((plant.name, planted.read(path).trigger.stamp(x)))
-            if len(columns) > 1:
-                rows = [
-                    [(images[k].numpy(), name) for name, images in columns] for k in range(len(x))
-                ]
-                file = f"{self.recipe.name}-{subject.data}.png"
-                found[file] = f"{subject.data}: triggers", pictures(rows)
+    def _shown(self) -> dict[str, Victim]:
+        """One victim of each backdoor, by the name of its picture."""
+        found: dict[str, Victim] = {}
+        for victim in self._plan.victims():
+            if (self._folder(victim) / "sick.json").exists():
+                found.setdefault(f"{self.recipe.name}-{victim.name.replace(' ', '-')}.png", victim)
         return found
+
+    def _stamped(self, victim: Victim) -> Figure:
+        """Test images, the same with the trigger, and what is changed in them."""
+        x, _ = self._data(victim.subject).test.batch(slice(SHOWN))
+        trigger = planted.read(self._folder(victim) / "sick.safetensors").trigger
+        pairs = [*zip(x.numpy(), trigger.stamp(x).numpy(), strict=True)]
+        changes = [perturbation(*pair) for pair in pairs]
+        return pictures(
+            [
+                [(image, "clean") for image, _ in pairs],
+                [(image, victim.plant.name) for _, image in pairs],
+                [(change, f"change x{factor:.3g}") for change, factor in changes],
+            ]
+        )
 
 
 def _of_victim(victim: Victim, table: Sequence[audit.Row]) -> list[audit.Row]:
