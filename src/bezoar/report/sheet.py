@@ -70,7 +70,7 @@ def page(results: Mapping[str, Any], name: str) -> str:
         cases = "; ".join(kept["cases"])
         parts.append(f"Kept from {where}, where the networks were others: {cases}.\n")
     if missing := results.get("missing"):
-        parts.append(f"Not measured yet: {'; '.join(missing)}.\n")
+        parts.append("\n".join(["Not measured yet:\n", *(f"- {what}" for what in missing), ""]))
     rows = [_gathered(row) for row in rows]
     metrics = list(dict.fromkeys(row["metric"] for row in rows))
     for title, starts in (*results.get("sections", {}).items(), *SECTIONS):

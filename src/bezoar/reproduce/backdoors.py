@@ -96,7 +96,7 @@ class Reproduction:
         return self.table() if self._order.complete else None
 
     def table(self) -> dict[str, Any]:
-        """The results of what is done by now; cells that are not are named under ``missing``.
+        """The results of what is done by now; ``missing`` names victims and repairs that are not.
 
         Raises:
             ValueError: nothing is done.
@@ -117,11 +117,11 @@ class Reproduction:
         return {**results, "missing": missing} if missing else results
 
     def _found(self, earlier: Sequence[audit.Row]) -> tuple[list[audit.Row], list[str], set[str]]:
-        """What is measured; names of victims and cases that are not; victims of earlier rows."""
+        """What is measured; lines about what is not; names of victims of earlier rows."""
         table = [row for subject in self._plan.subjects for row in self._healthy(subject, earlier)]
         missing: list[str] = []
         lent = set[str]()
-        draws: dict[str, list[bool]] = {}
+        done: list[tuple[Cell, bool]] = []
         for victim in self._plan.victims():
             name = f"{victim.name} none none spc0, seed {victim.row}"
             rows = self._rows(victim)
@@ -132,12 +132,9 @@ class Reproduction:
                 continue
             table += rows
             there = {(row["case"], row["seed"]) for row in rows}
-            for cell in self._plan.cells(victim):
-                draws.setdefault(cell.case, []).append((cell.case, cell.seed) in there)
-        for case, done in draws.items():
-            if not all(done):
-                missing.append(f"{case} ({sum(done)} of {len(done)} draws)" if any(done) else case)
-        return table, missing, lent
+            cells = self._plan.cells(victim)
+            done += [(cell, (cell.case, cell.seed) in there) for cell in cells]
+        return table, missing + _left(done), lent
 
     def _rows(self, victim: Victim) -> list[audit.Row]:
         """The rows of a victim and of what is done of its cells; none if it is not trained here."""
@@ -277,6 +274,28 @@ class Reproduction:
                 [(change, f"change x{factor:.3g}") for change, factor in changes],
             ]
         )
+
+
+def _left(done: Sequence[tuple[Cell, bool]]) -> list[str]:
+    """Which repairs are not done everywhere: a line each, by how many draws there are."""
+    cases: dict[str, dict[str, dict[int, list[bool]]]] = {}
+    for cell, there in done:
+        repair = f"{cell.victim.subject.data} {cell.cure.name} {cell.cure.source}"
+        budgets = cases.setdefault(repair, {}).setdefault(cell.victim.plant.name, {})
+        budgets.setdefault(cell.budget, []).append(there)
+    lines = []
+    for repair, attacks in cases.items():
+        places: dict[str, list[str]] = {}
+        for attack, budgets in attacks.items():
+            far = {f"{attack} spc{n}": (sum(own), len(own)) for n, own in budgets.items()}
+            if len(set(far.values())) == 1:  # as far with all budgets
+                far = {attack: far.popitem()[1]}
+            for place, (count, total) in far.items():
+                if count < total:
+                    places.setdefault(f"{count} of {total}", []).append(place)
+        told = [f"{how} draws of {', '.join(where)}" for how, where in places.items()]
+        lines += [f"{repair}: {'; '.join(told)}"] if told else []
+    return lines
 
 
 def _of_victim(victim: Victim, table: Sequence[audit.Row]) -> list[audit.Row]:
