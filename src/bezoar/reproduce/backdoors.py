@@ -63,7 +63,7 @@ class Reproduction:
     def __init__(self, recipe: Recipe, size: str, order: Order) -> None:
         self._plan = plan(recipe, size)
         self.size, self.recipe, self._order = self._plan.size, recipe, order
-        known = [victim.name for victim in self._plan.victims()]
+        known = {victim.name for victim in self._plan.victims()}
         for name in order.only:
             checks.known("attack", name, known)
         every = {victim.seed for victim in self._plan.victims()}
