@@ -113,11 +113,11 @@ def plant(
     if known is not None and known.about != about:
         raise ValueError(f"{where} describes another backdoor: {known.about}; choose another --out")
     ready = trigger if known is None else known.trigger
-    unfitted = FileSnapshot(path.with_name(f"{path.stem}.fit.safetensors"), about)
+    unfinished = FileSnapshot(path.with_name(f"{path.stem}.fit.safetensors"), about)
     if known is None and isinstance(trigger, Fitted) and clean is not None:
         wanted = _target(aim, trigger)
         fitted = trigger.fit(
-            clean, data.train, target=wanted, seed=seed, snapshot=unfitted, on_step=on_step
+            clean, data.train, target=wanted, seed=seed, snapshot=unfinished, on_step=on_step
         )
         ready = cast(Trigger, fitted)
 
@@ -136,7 +136,7 @@ def plant(
         train, rows, covers = made.images, made.rows, made.covers
     if known is None:
         _write(where, ready, rows, covers, about)
-    unfitted.clear()
+    unfinished.clear()
     return experiments.trained(
         path,
         kind,

@@ -14,7 +14,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from torch import nn
 
-from bezoar import audit, checkpoints, checks, cures, experiments, planted, recipes
+from bezoar import audit, checkpoints, cures, experiments, planted, recipes
 from bezoar.backdoors import Facts, Triggered, measure, triggered
 from bezoar.data.imageset import DataSet, ImageSet
 from bezoar.defence import clean_accuracy
@@ -64,11 +64,8 @@ class Reproduction:
         self._plan = plan(recipe, size)
         self.size, self.recipe, self._order = self._plan.size, recipe, order
         known = {victim.name for victim in self._plan.victims()}
-        for name in order.only:
-            checks.known("attack", name, known)
         every = {victim.seed for victim in self._plan.victims()}
-        for seed in order.seeds:
-            checks.one_of("seed", seed, every)
+        order.require("attack", known, every)
         self._only, self._seeds = set(order.only or known), set(order.seeds or every)
         self._sets = Sets(order.root, train=self.size.train, test=self.size.test)
         self._run = order.run(recipe, size)
@@ -225,7 +222,10 @@ class Reproduction:
         self._order.say(f"{case}, seed {victim.row}: clean {facts.accuracy}, asr {facts.asr}")
 
     def _patient(self, victim: Victim) -> Patient:
-        """A victim from its file; what does not change from cell to cell is made here, once."""
+        """A victim from its file; what all its cells of a draw share is made here.
+
+        Once a draw: to keep it all is a poisoned training set in memory for each victim.
+        """
         path, whole = self._folder(victim) / "sick.safetensors", self._data(victim.subject)
         model, secret = checkpoints.load(path).model, planted.read(path)
         shown = triggered(whole.test, secret.trigger, secret.aim)

@@ -11,7 +11,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-from bezoar import audit, checkpoints, checks, experiments, latency, models, recipes
+from bezoar import audit, checkpoints, experiments, latency, models, recipes
 from bezoar.certificates import certify
 from bezoar.data.imageset import DataSet
 from bezoar.detection import detect
@@ -45,10 +45,7 @@ class Reproduction:
         self._plan = plan(recipe, size)
         self.size, self.recipe, self._order = self._plan.size, recipe, order
         self._known = [self._name(subject, case) for subject, case in self._plan.pairs()]
-        for name in order.only:
-            checks.known("case", name, self._known)
-        for seed in order.seeds:
-            checks.one_of("seed", seed, [self.size.seed])
+        order.require("case", self._known, [self.size.seed])
         self._only = set(order.only or self._known)
         self._sets = Sets(order.root, train=self.size.train, validation=self.size.validation)
         self._models = dict[Path, nn.Module]()

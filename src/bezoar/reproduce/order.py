@@ -1,10 +1,11 @@
 """What one process is to do of a recipe, and where it puts it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bezoar import checks
 from bezoar.fit import Progress, silent
 from bezoar.runs import Run
 
@@ -47,6 +48,23 @@ class Order:
     def complete(self) -> bool:
         """Whether nothing of the recipe is left to other processes."""
         return not self.only and not self.seeds
+
+    def require(self, what: str, names: Iterable[str], seeds: Iterable[int]) -> None:
+        """Refuse work that the recipe has not got.
+
+        Args:
+            what: ``only`` names.
+            names: what it may name.
+            seeds: what ``seeds`` may hold.
+
+        Raises:
+            ValueError: another one.
+        """
+        names, seeds = list(names), list(seeds)
+        for name in self.only:
+            checks.known(what, name, names)
+        for seed in self.seeds:
+            checks.one_of("seed", seed, seeds)
 
     def run(self, recipe: Any, size: str) -> Run:
         """The run folder of a recipe at a size, made if missing."""

@@ -13,7 +13,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from torch import nn
 
-from bezoar import audit, checkpoints, checks, models, recipes
+from bezoar import audit, checkpoints, models, recipes
 from bezoar.attacks import FGSM, PGD, Attack
 from bezoar.costs import Meter
 from bezoar.defence import Evidence
@@ -40,10 +40,7 @@ class Reproduction:
     def __init__(self, recipe: Recipe, size: str, order: Order) -> None:
         self._plan = plan(recipe, size)
         self.size, self.recipe, self._order = self._plan.size, recipe, order
-        for kind in order.only:
-            checks.known("network", kind, self._plan.kinds)
-        for seed in order.seeds:
-            checks.one_of("seed", seed, self.size.seeds)
+        order.require("network", self._plan.kinds, self.size.seeds)
         self._only = set(order.only or self._plan.kinds)
         self._seeds = list(order.seeds or self.size.seeds)
         counts = {"train": self.size.train, "validation": self.size.validation}

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import nn
 
-from bezoar import audit, checkpoints, checks, experiments, planted, recipes, suspicion
+from bezoar import audit, checkpoints, experiments, planted, recipes, suspicion
 from bezoar.backdoors import Sifted, measure, sifted, triggered
 from bezoar.data.imageset import DataSet, ImageSet
 from bezoar.defence import Evidence, clean_accuracy, few
@@ -77,11 +77,9 @@ class Reproduction:
     def __init__(self, recipe: Recipe, size: str, order: Order) -> None:
         self._plan = plan(recipe, size)
         self.size, self.recipe, self._order = self._plan.size, recipe, order
-        for name in order.only:
-            checks.known("data", name, [subject.data for subject in self._plan.subjects])
-        for seed in order.seeds:
-            checks.one_of("seed", seed, self._plan.numbers)
-        self._only = set(order.only or (subject.data for subject in self._plan.subjects))
+        known = [subject.data for subject in self._plan.subjects]
+        order.require("data", known, self._plan.numbers)
+        self._only = set(order.only or known)
         self._seeds = set(order.seeds or self._plan.numbers)
         self._sets = Sets(order.root, train=self.size.train, test=self.size.test)
         self._run = order.run(recipe, size)
@@ -183,10 +181,12 @@ class Reproduction:
             train, rows = made.images, made.rows
         place = self._path(model, ".json")
         if not place.exists():
-            rates = {"clean": clean_accuracy(network, whole.test)}
-            if secret is not None:
+            if secret is None:
+                rates = {"clean": clean_accuracy(network, whole.test)}
+            else:
                 shown = triggered(whole.test, secret.trigger, secret.aim)
-                rates["asr"] = measure(network, whole.test, shown).asr
+                facts = measure(network, whole.test, shown)
+                rates = {"clean": facts.accuracy, "asr": facts.asr}
             case = f"{model.subject.data} {model.plant.name if model.plant else 'clean'}"
             write_json(place, {"rows": _rates(case, model.number, rates)})
             told = ", ".join(f"{name} {rate}" for name, rate in rates.items())

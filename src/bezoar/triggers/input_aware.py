@@ -13,7 +13,7 @@ from bezoar.attacks.protocol import Learnt
 from bezoar.classifier import device_of
 from bezoar.costs import Meter
 from bezoar.data.imageset import ImageSet
-from bezoar.fit import SGD, Progress, Supervised, fit, silent
+from bezoar.fit import SGD, Progress, Supervised, Trainable, fit, silent
 from bezoar.models.initial import initialise
 from bezoar.seeds import derive, generator
 from bezoar.snapshots import Snapshot, Stages, Tree
@@ -112,7 +112,18 @@ class InputAware(Trigger):
         for name, network in (("mask", mask), ("pattern", pattern)):
             initialise(network, generator(seed, "input-aware", name))
             network.to(device)
-        stages, draw = Stages(snapshot), derive(seed, "input-aware", "mask")
+        stages = Stages(snapshot)
+
+        def learn(name: str, learning: Trainable, network: nn.Module, epochs: int) -> None:
+            own = derive(seed, "input-aware", name)
+
+            def work(part: Snapshot | None) -> Tree:
+                batch = self.batch
+                fit(learning, epochs=epochs, batch=batch, seed=own, snapshot=part, on_step=on_step)
+                return network.state_dict()
+
+            network.load_state_dict(stages(name, work))
+
         covering = Supervised(
             mask,
             images,
@@ -122,23 +133,10 @@ class InputAware(Trigger):
             optimize=_adam,
             meter=Meter(),
         )
-
-        def places(part: Snapshot | None) -> Tree:
-            epochs, batch = self.mask_epochs, self.batch
-            fit(covering, epochs=epochs, batch=batch, seed=draw, snapshot=part, on_step=on_step)
-            return mask.state_dict()
-
-        mask.load_state_dict(stages("mask", places))
+        learn("mask", covering, mask, self.mask_epochs)
         mask.eval().requires_grad_(False)
         joint = Joint(self, classifier, mask, pattern, images, target)
-        turn = derive(seed, "input-aware", "joint")
-
-        def patterns(part: Snapshot | None) -> Tree:
-            epochs, batch = self.epochs, self.batch
-            fit(joint, epochs=epochs, batch=batch, seed=turn, snapshot=part, on_step=on_step)
-            return pattern.state_dict()
-
-        pattern.load_state_dict(stages("pattern", patterns))
+        learn("joint", joint, pattern, self.epochs)
         tensors = {
             f"{name}.{key}": tensor.detach().cpu().contiguous()
             for name, network in (("mask", mask), ("pattern", pattern))
