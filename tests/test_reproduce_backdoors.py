@@ -178,6 +178,16 @@ def test_a_part_is_worked_on_alone_and_what_is_missing_is_named(tmp_path):
     assert work.table()["missing"] == left
 
 
+def test_one_repair_of_a_backdoor_is_worked_on_alone(tmp_path):
+    asked = {"only": ["digits badnets ft none"], "seeds": [4]}
+    work = reproduce.opened(
+        written(tmp_path), "one", tmp_path / "run", lambda command: NOTES, **asked
+    )
+    work()
+    cells = sorted(path.name for path in (tmp_path / "run/digits/badnets-4").glob("*spc*.json"))
+    assert cells == ["ft-none-spc3-0.json", "ft-none-spc3-1.json"]
+
+
 def test_every_repair_has_its_first_draw_before_any_has_its_second(done):
     seeds = [int(line.split("seed ")[1].split(":")[0]) for line in done[2] if ", ra " in line]
     draws = [seed % 10 for seed in seeds]
@@ -211,6 +221,27 @@ def test_a_table_that_is_there_lends_the_rows_of_other_victims(done, tmp_path):
     assert [*work.figures()] == ["toy-digits-badnets.png"]
     assert table["figures"] == done[1]["figures"]
     assert opened().table()["missing"] == names
+
+
+def test_the_clean_control_is_that_of_an_earlier_run_while_victims_of_it_are_there(done, tmp_path):
+    control = ("digits none none none spc0", "clean")
+    rows = [
+        {**row, "value": 0.5, "low": 0.0, "high": 1.0}
+        if (row["case"], row["metric"]) == control
+        else row
+        for row in done[1]["rows"]
+    ]
+    (tmp_path / "toy.json").write_text(json.dumps({**done[1], "rows": rows}))
+
+    def shown(run):
+        work = reproduce.opened(
+            done[0] / "toy.toml", "one", run, lambda command: NOTES, results=tmp_path, keep=True
+        )
+        found = work.table()["rows"]
+        return [row["value"] for row in found if (row["case"], row["metric"]) == control]
+
+    assert shown(tmp_path / "run") == [0.5]
+    assert shown(done[0] / "run") != [0.5]
 
 
 def test_only_tables_of_networks_lend_rows(tmp_path):
@@ -259,3 +290,6 @@ def test_the_command_refuses_another_victim_and_another_attack(capsys):
     assert "seed=7: expected one of 0, 1" in capsys.readouterr().err
     assert cli.run(["reproduce", "grad-prune", "--size", "smoke", "--only", "mnist badnets"]) == 2
     assert "attack 'mnist badnets': expected one of" in capsys.readouterr().err
+    asked = ["--only", "cifar10 badnets nad"]
+    assert cli.run(["reproduce", "grad-prune", "--size", "smoke", *asked]) == 2
+    assert "did you mean 'cifar10 badnets nad none'?" in capsys.readouterr().err

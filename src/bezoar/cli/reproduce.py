@@ -21,8 +21,9 @@ def reproduce(
     only: Annotated[
         list[str] | None,
         typer.Option(
-            help="Work on this network, or this case of a guard, only, so that processes can share "
-            "a run; may be given several times. The table is written by a run without it."
+            help="Work on this network, case of a guard, backdoor (DATA ATTACK) or repair of one "
+            "(DATA ATTACK NAME SOURCE) only, so that processes can share a run; may be given "
+            "several times. The table is written by a run without it."
         ),
     ] = None,
     seed: Annotated[

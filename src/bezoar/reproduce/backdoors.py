@@ -6,7 +6,7 @@ reproduction may be killed and started again, and several processes may share it
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from torch import nn
 
-from bezoar import audit, checkpoints, cures, experiments, planted, recipes
+from bezoar import audit, checkpoints, checks, cures, experiments, planted, recipes
 from bezoar.backdoors import Facts, Triggered, measure, triggered
 from bezoar.data.imageset import DataSet, ImageSet
 from bezoar.defence import clean_accuracy
@@ -63,10 +63,16 @@ class Reproduction:
     def __init__(self, recipe: Recipe, size: str, order: Order) -> None:
         self._plan = plan(recipe, size)
         self.size, self.recipe, self._order = self._plan.size, recipe, order
-        known = {victim.name for victim in self._plan.victims()}
+        repairs: dict[str, set[str]] = {}
+        for victim in self._plan.victims():
+            own = repairs.setdefault(victim.name, {victim.name})
+            own |= {cell.repair for cell in self._plan.cells(victim)}
         every = {victim.seed for victim in self._plan.victims()}
-        order.require("attack", known, every)
-        self._only, self._seeds = set(order.only or known), set(order.seeds or every)
+        self._only, self._seeds = set(order.only or repairs), set(order.seeds or every)
+        self._attacks = [" ".join(name.split(" ")[:2]) for name in self._only]
+        replace(order, only=self._attacks).require("attack", repairs, every)
+        for name, attack in zip(self._only, self._attacks, strict=True):
+            checks.known("repair", name, repairs[attack])
         self._sets = Sets(order.root, train=self.size.train, test=self.size.test)
         self._run = order.run(recipe, size)
 
@@ -79,13 +85,14 @@ class Reproduction:
         mine = [
             victim
             for victim in self._plan.victims()
-            if victim.name in self._only and victim.seed in self._seeds
+            if victim.name in self._attacks and victim.seed in self._seeds
         ]
         for victim in mine:
             self._plant(victim)
         for sample, victim in product(range(self.size.samples), mine):
             cells = [cell for cell in self._plan.cells(victim) if cell.sample == sample]
-            todo = [cell for cell in cells if not self._cell(cell).exists()]
+            asked = [cell for cell in cells if {cell.repair, victim.name} & self._only]
+            todo = [cell for cell in asked if not self._cell(cell).exists()]
             if todo:
                 patient = self._patient(victim)
                 for cell in todo:
@@ -110,28 +117,35 @@ class Reproduction:
         results["figures"] = {file: f"{one.name}: trigger" for file, one in self._shown().items()}
         if lent and self._order.earlier is not None:
             results["figures"] = {**self._order.earlier["figures"], **results["figures"]}
-            results["kept"] = kept(self._order.earlier, lent)
+            results["kept"] = kept(self._order.earlier, {victim.told for victim in lent})
         return {**results, "missing": missing} if missing else results
 
-    def _found(self, earlier: Sequence[audit.Row]) -> tuple[list[audit.Row], list[str], set[str]]:
-        """What is measured; lines about what is not; names of victims of earlier rows."""
-        table = [row for subject in self._plan.subjects for row in self._healthy(subject, earlier)]
+    def _found(
+        self, earlier: Sequence[audit.Row]
+    ) -> tuple[list[audit.Row], list[str], list[Victim]]:
+        """What is measured; lines about what is not; the victims of earlier rows."""
+        table: list[audit.Row] = []
         missing: list[str] = []
-        lent = set[str]()
+        lent: list[Victim] = []
         done: list[tuple[Cell, bool]] = []
         for victim in self._plan.victims():
-            name = f"{victim.name} none none spc0, seed {victim.row}"
             rows = self._rows(victim)
             if not rows and (rows := _of_victim(victim, earlier)):
-                lent.add(name)
+                lent.append(victim)
             if not rows:
-                missing.append(name)
+                missing.append(victim.told)
                 continue
             table += rows
             there = {(row["case"], row["seed"]) for row in rows}
             cells = self._plan.cells(victim)
             done += [(cell, (cell.case, cell.seed) in there) for cell in cells]
-        return table, missing + _left(done), lent
+        mixed = [victim.subject for victim in lent]
+        healthy = [
+            row
+            for subject in self._plan.subjects
+            for row in self._healthy(subject, earlier if subject in mixed else ())
+        ]
+        return healthy + table, missing + _left(done), lent
 
     def _rows(self, victim: Victim) -> list[audit.Row]:
         """The rows of a victim and of what is done of its cells; none if it is not trained here."""
@@ -143,7 +157,7 @@ class Reproduction:
         return [row for place in places for row in read_json(place)["rows"]]
 
     def _healthy(self, subject: Subject, earlier: Sequence[audit.Row]) -> list[audit.Row]:
-        """The row of the clean control: the earlier one where there is one."""
+        """The row of the clean control: the earlier one, if there is one, else that of this run."""
         path, case = self._control(subject)[1], f"{subject.data} none none none spc0"
         rows = [row for row in earlier if row["case"] == case]
         if rows or not path.exists():

@@ -23,8 +23,8 @@ class Order:
         notes: provenance, see ``runs.provenance``.
         root: where the data sets are.
         only: what to work on in this process, by names that the sort of recipe gives: kinds of
-            networks, cases ``DATA GUARD``, backdoors ``DATA ATTACK``, or data sets of scans; all if
-            empty.
+            networks, cases ``DATA GUARD``, backdoors ``DATA ATTACK``, repairs of them
+            ``DATA ATTACK NAME SOURCE``, or data sets of scans; all if empty.
         seeds: seeds to work on in this process: of networks, victims or models; all if empty.
         results: folder of results files that stand in the same table.
         earlier: results of the same recipe. Of networks that are not made in this run the table

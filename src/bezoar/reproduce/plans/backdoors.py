@@ -163,6 +163,11 @@ class Victim:
         """Its number in the column ``seed`` of the table."""
         return 10 * self.seed
 
+    @property
+    def told(self) -> str:
+        """Which network it is, in the words of the table."""
+        return f"{self.name} none none spc0, seed {self.row}"
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -174,8 +179,12 @@ class Cell:
     sample: int
 
     @property
+    def repair(self) -> str:
+        return f"{self.victim.name} {self.cure.name} {self.cure.source}"
+
+    @property
     def case(self) -> str:
-        return f"{self.victim.name} {self.cure.name} {self.cure.source} spc{self.budget}"
+        return f"{self.repair} spc{self.budget}"
 
     @property
     def seed(self) -> int:
