@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from bezoar import checkpoints, data, experiments
+from bezoar import checkpoints, data, making
 from bezoar.attacks import PGD
 from bezoar.data.imageset import DataSet
 from bezoar.defence import Evidence
@@ -61,7 +61,7 @@ def network(name: str, root: Path | None = None) -> tuple[nn.Module, DataSet]:
     path = FOLDER / f"{name}.safetensors"
     base = path if recipe.repair is None else FOLDER / f"{name}-base.safetensors"
     say = Say(name)
-    experiments.trained(base, recipe.kind, whole, recipe.training, seed=SEED, on_step=say)
+    making.trained(base, recipe.kind, whole, recipe.training, seed=SEED, on_step=say)
     if recipe.repair is not None and not path.exists():
         about: dict[str, Any] = {"repair": repr(recipe.repair), "seed": SEED, "data": whole.name}
         snapshot = FileSnapshot(FOLDER / f"{name}.repair.safetensors", about)

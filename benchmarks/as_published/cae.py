@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bezoar import audit, checkpoints, data, experiments
+from bezoar import audit, checkpoints, data, making
 from bezoar.data.imageset import ImageSet
 from bezoar.files import read_json, write_json
 from bezoar.models import Autoencoder, ShallowVGG
@@ -181,7 +181,7 @@ def classifier(name: str, size: Size) -> nn.Module:
     path.parent.mkdir(parents=True, exist_ok=True)
     whole = replace(whole, train=whole.train.at_most(size.images))
     training = Training(epochs=round(LONGER[name] * size.epochs), schedule="cosine")
-    experiments.trained(path, "vgg-8conv", whole, training, seed=SEED, fields={"width": size.width})
+    making.trained(path, "vgg-8conv", whole, training, seed=SEED, fields={"width": size.width})
     made = ShallowVGG(shape=(1, 32, 32), classes=10, width=size.width)
     made.load_state_dict(checkpoints.load(path).model.state_dict())
     return made.requires_grad_(False).train()

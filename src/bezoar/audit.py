@@ -14,7 +14,8 @@ from bezoar import classifier as classifiers
 from bezoar.attacks import FGSM, PGD, Attack, Square, UniformNoise
 from bezoar.attacks.oracle import ROUNDING
 from bezoar.data.imageset import ImageSet
-from bezoar.referee import Measurement
+from bezoar.detection import Detection
+from bezoar.referee import Measurement, metric_of
 from bezoar.results import Facts, Median, Rate, border, standing, success_by_queries, worst_name
 from bezoar.sanity import Warning, warnings
 from bezoar.verdicts import Verdict, at_least
@@ -162,6 +163,30 @@ def estimate_row(
 def number_row(case: str, seed: int, metric: str, value: float) -> Row:
     """A number that is no rate: a loss, a cost."""
     return {"case": case, "seed": seed, "metric": metric, "value": value}
+
+
+def detected(found: Detection, attack: Attack, model: nn.Module, *, seed: int) -> list[Row]:
+    """The rows of a result table about a detector and an attack.
+
+    ``false-alarms``: share of the clean images that are rejected. For an attacker who knows the
+    detector, and as ``greybox:`` for one who ignores it: ``standing``, share of the images that are
+    named rightly or rejected; ``caught``, share of the wrongly named ones that are rejected;
+    ``auc``, how well the score tells these from clean ones.
+    """
+    case, metric = getattr(model, "kind", "user"), metric_of(attack)
+    clean = Rate(int((~found.clean.wrong).sum()), len(found.clean.x))
+    table = [
+        rate_row(case, seed, "clean", clean),
+        rate_row(case, seed, "false-alarms", found.clean.alarms),
+    ]
+    for prefix, judged in (("greybox:", found.unaware), ("", found.knowing)):
+        table.append(rate_row(case, seed, f"{prefix}standing:{metric}", judged.standing))
+        if judged.caught is not None:
+            table.append(rate_row(case, seed, f"{prefix}caught:{metric}", judged.caught))
+        if (curve := found.curve(judged)) is not None:
+            name, ends = f"{prefix}auc:{metric}", (curve.low, curve.high)
+            table.append(estimate_row(case, seed, name, curve.auc, ends, curve.attacked))
+    return table
 
 
 def worst_case(measurements: Sequence[Measurement], eps: float, norm: str = "linf") -> Rate:

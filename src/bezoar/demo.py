@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bezoar import audit, checkpoints, data, experiments
+from bezoar import audit, checkpoints, data, experiments, making
 from bezoar.attacks import PGD
 from bezoar.experiments import OnUnit, Plan
 from bezoar.fit import Progress
@@ -45,6 +45,6 @@ def demo(
     }
     run = Run(out, about, notes)
     path = run.path / "base.safetensors"
-    experiments.trained(path, kind, whole, training, seed=seed, on_step=on_step)
+    making.trained(path, kind, whole, training, seed=seed, on_step=on_step)
     model = checkpoints.load(path).model
     return experiments.repair(run, model, whole, repair, plan, on_step=on_step, on_unit=on_unit)

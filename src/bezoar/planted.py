@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from bezoar import experiments, recipes, trees
+from bezoar import making, recipes, trees
 from bezoar.attacks.protocol import Learnt
 from bezoar.classifier import weights_hash
 from bezoar.data.imageset import DataSet
@@ -78,7 +78,7 @@ def plant(
     """Train one of the built-in networks on poison, and keep the model and its backdoor.
 
     The best epoch is chosen on clean validation images, as by a victim who trains on what he was
-    given. Goes on where it was interrupted, as ``experiments.trained`` does.
+    given. Goes on where it was interrupted, as ``making.trained`` does.
 
     Args:
         path: the model file to write; see ``beside`` for the other one.
@@ -137,7 +137,7 @@ def plant(
     if known is None:
         _write(where, ready, rows, covers, about)
     unfinished.clear()
-    return experiments.trained(
+    return making.trained(
         path,
         kind,
         replace(data, train=train),

@@ -118,7 +118,7 @@ def rows(
 ) -> list[Row]:
     """The rows of a result table about a detector and a trigger.
 
-    ``clean`` and ``false-alarms`` as in ``experiments.detected``; ``asr`` and ``asr:accepted``, see
+    ``clean`` and ``false-alarms`` as in ``audit.detected``; ``asr`` and ``asr:accepted``, see
     ``Suspicion``. Of all triggered images, and with ``-successful`` of those where the attacker
     wants them: ``auc:triggered``, ``tpr@FPR:triggered`` at that share of the clean images, and
     ``tpr:triggered`` at the threshold of the detector.

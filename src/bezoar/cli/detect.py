@@ -8,7 +8,7 @@ import typer
 from bezoar.cli import options
 
 if TYPE_CHECKING:
-    from bezoar import audit, detection, suspicion
+    from bezoar import detection, suspicion
 
     # What the legend says, the curve, and the share rejected at the threshold in use.
     Line = tuple[str, detection.Curve, float]
@@ -56,7 +56,7 @@ def detect(
 
     Example: bezoar detect squeezed.safetensors --data mnist --attack pgd:eps=0.15 --images 500
     """
-    from bezoar import backdoors, detection, experiments, planted, recipes, suspicion
+    from bezoar import audit, backdoors, detection, planted, recipes, suspicion
     from bezoar.cli import subject
     from bezoar.files import write_json
 
@@ -84,7 +84,7 @@ def detect(
     rows: list[audit.Row] = []
     if made and found:
         lines += _attacked(found, text)
-        rows += experiments.detected(found, made, detector, seed=seed)
+        rows += audit.detected(found, made, detector, seed=seed)
     if secret and seen:
         lines += _triggered(seen, secret.about["trigger"]["name"])
         rows += [row for row in suspicion.rows(seen, detector, seed=seed) if row not in rows]

@@ -42,7 +42,7 @@ def fit(
 
     Example: bezoar guard fit m.safetensors --inner fgsm:eps=0.6 --data mnist --out g.safetensors
     """
-    from bezoar import experiments, recipes
+    from bezoar import making, recipes
     from bezoar.cli import screen, subject
     from bezoar.guards import Guard
 
@@ -55,7 +55,7 @@ def fit(
     whole = subject.dataset(data, data_root, image_size, named.shape)
     subject.tested(named, whole, 0)
     with screen.screen() as bars:
-        log = experiments.guarded(out, named.model, whole, made, seed=seed, on_step=bars.on_step)
+        log = making.guarded(out, named.model, whole, made, seed=seed, on_step=bars.on_step)
     kept = max(log[1:] or log, key=lambda row: row.get("score", row["clean"]))
     shown = {"clean": "clean", "robust": "attacked"}
     found = ", ".join(f"{word} {kept[name]:.4f}" for name, word in shown.items() if name in kept)
@@ -73,11 +73,11 @@ def apply(
 
     Example: bezoar guard apply guarded.safetensors other.safetensors --out both.safetensors
     """
-    from bezoar import experiments
+    from bezoar import making
     from bezoar.cli import subject
 
     subject.writable(out)
-    experiments.moved_guard(guard, model, out)
+    making.moved_guard(guard, model, out)
     print(f"model: {out}")
 
 

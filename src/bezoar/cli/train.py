@@ -45,7 +45,7 @@ def train(
 
     Example: bezoar train lenet-fig3 --data mnist --epochs 5 --out lenet.safetensors
     """
-    from bezoar import checkpoints, experiments, recipes
+    from bezoar import checkpoints, making, recipes
     from bezoar.cli import screen, subject
     from bezoar.training import Training
 
@@ -63,7 +63,7 @@ def train(
     subject.writable(out)
     whole = subject.dataset(data, data_root, image_size)
     with screen.screen() as bars:
-        log = experiments.trained(
+        log = making.trained(
             out,
             name,
             whole,

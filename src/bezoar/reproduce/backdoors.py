@@ -14,7 +14,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from torch import nn
 
-from bezoar import audit, checkpoints, checks, cures, experiments, planted, recipes
+from bezoar import audit, checkpoints, checks, cures, making, planted, recipes
 from bezoar.backdoors import Facts, Triggered, measure, triggered
 from bezoar.data.imageset import DataSet, ImageSet
 from bezoar.defence import clean_accuracy
@@ -193,9 +193,7 @@ class Reproduction:
         path, cell = self._control(subject)
         whole, (kind, own) = self._data(subject), recipes.network(subject.network)
         training: Training = recipes.build(Training, subject.training, "training")
-        experiments.trained(
-            path, kind, whole, training, seed=0, fields=own, on_step=self._order.on_step
-        )
+        making.trained(path, kind, whole, training, seed=0, fields=own, on_step=self._order.on_step)
         model = checkpoints.load(path).model
         if not cell.exists():
             right = clean_accuracy(model, whole.test)

@@ -11,7 +11,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-from bezoar import audit, checkpoints, experiments, latency, models, recipes
+from bezoar import audit, checkpoints, latency, making, models, recipes
 from bezoar.certificates import certify
 from bezoar.data.imageset import DataSet
 from bezoar.detection import detect
@@ -143,7 +143,7 @@ class Reproduction:
         settings = recipes.capped(subject.training, self.size.caps)
         training: Training = recipes.build(Training, settings, "training")
         there = path.exists()
-        log = experiments.trained(
+        log = making.trained(
             path,
             kind,
             self._data(subject),
@@ -167,7 +167,7 @@ class Reproduction:
             return network
         guard: Guard = recipes.method(Guard, case.guard, case.name)
         there = path.exists()
-        log = experiments.guarded(
+        log = making.guarded(
             path,
             network,
             self._data(subject),
@@ -242,9 +242,7 @@ class Reproduction:
     ) -> list[audit.Row]:
         images = self._data(subject).test.at_most(min(self.size.few, case.known or self.size.few))
         attack, seed = recipes.attack(self.recipe.detected), self.size.seed
-        found = experiments.detected(
-            detect(attack, model, images, seed=seed), attack, model, seed=seed
-        )
+        found = audit.detected(detect(attack, model, images, seed=seed), attack, model, seed=seed)
         return [{**row, "case": name} for row in found if row["metric"] != "clean"]
 
     def _purified(self) -> dict[str, tuple[Subject, Case]]:

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import nn
 
-from bezoar import audit, checkpoints, experiments, planted, recipes, suspicion
+from bezoar import audit, checkpoints, making, planted, recipes, suspicion
 from bezoar.backdoors import Sifted, measure, sifted, triggered
 from bezoar.data.imageset import DataSet, ImageSet
 from bezoar.defence import Evidence, clean_accuracy, few
@@ -147,7 +147,7 @@ class Reproduction:
         training: Training = recipes.build(Training, model.subject.training, "training")
         settings: dict[str, Any] = {"seed": model.number, "on_step": self._order.on_step}
         if model.plant is None:
-            experiments.trained(path, kind, whole, training, fields=own, **settings)
+            making.trained(path, kind, whole, training, fields=own, **settings)
         else:
             trigger: Trigger = recipes.method(Trigger, model.plant.trigger, model.plant.name)
             aim = AllToOne(self._target(model))
