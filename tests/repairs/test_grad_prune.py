@@ -16,7 +16,7 @@ from bezoar.repairs import ByGradient, ByLot, ByTaylor, GradPrune, Oracle, Recov
 from bezoar.repairs.grad_prune import settled
 from bezoar.repairs.held_out import Outlook, cut, joined, outlook
 from bezoar.repairs.pruning import Filter, blamed, silence
-from bezoar.repairs.sources import strengths
+from bezoar.repairs.sources import alike, strengths
 from bezoar.seeds import generator
 
 CORNER = (slice(None), slice(None), slice(-2, None), slice(-2, None))
@@ -218,6 +218,45 @@ class TestSources:
         assert shown.min() >= 0
         assert shown.max() <= 1
         assert meter.forward == 30 * 20 + 2 * 20
+
+    def test_of_classes_that_are_as_good_it_is_the_one_to_which_least_leads(self):
+        class Steep(nn.Module):
+            """A sixth of the radius in the second pixel does what all of it does in the first."""
+
+            def forward(self, x):
+                hard, easy = x[:, 0, 0, 0] / 0.3, x[:, 0, 0, 1] / 0.05
+                said = [torch.zeros(len(x)), 8 * hard.clamp(0, 1), 8 * easy.clamp(0, 1)]
+                return torch.stack(said, dim=1)
+
+        dark = ImageSet(
+            torch.zeros(20, 1, 1, 2),
+            torch.zeros(20, dtype=torch.int64),
+            np.arange(20),
+            ("none", "hard", "easy"),
+            "dark/train",
+        )
+        meter = Meter()
+        found = Surrogate(steps=30, rows=20).find(
+            Steep(), Evidence(dark, dark), seed=0, meter=meter
+        )
+        assert found["suspect"] == 2
+        assert meter.forward == 30 * 18 + (3 + 2) * 20  # two are looked at again
+
+    def test_classes_are_as_good_that_the_same_images_do_not_tell_from_the_best(self):
+        lost = torch.tensor(
+            [
+                [5.0, 1, 2, 1, 2],
+                [1.1, 0.9, 2.2, 1.0, 1.8],
+                [1.2, 1.1, 2.1, 1.2, 2.1],
+                [1, 1, 2, 1, 0],
+            ]
+        )
+        others = lost > 0
+        others[0, 0] = False
+        lost = lost * others
+        assert alike(lost, others).tolist() == [0, 1, 3]
+        others[:, 2:] = False
+        assert alike(lost * others, others).tolist() == [0]  # one image tells nothing
 
     def test_the_trigger_is_not_looked_at_by_who_has_not_got_it(self, sick, evidence):
         def forbidden(x):

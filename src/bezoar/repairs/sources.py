@@ -119,21 +119,23 @@ class Surrogate:
     r"""A universal perturbation in place of the trigger, of the class to which one leads best.
 
     .. math::
-        \delta_t = \arg\min_{\lVert\delta\rVert_\infty \le \epsilon}
-        \frac1n\sum_i L\bigl(f(\mathrm{clip}(x_i + u_i \delta)), t\bigr), \qquad
-        \hat t = \arg\min_t \min_\delta(\cdot)
+        \delta_t = \arg\min_{\lVert\delta\rVert_\infty \le \epsilon} \ell_t(\delta, 1), \qquad
+        \ell_t(\delta, u) = \frac1n\sum_i L\bigl(f(\mathrm{clip}(x_i + u_i \delta)), t\bigr)
 
     over the images of other classes, by Adam, all classes at once on a few images each a step. A
     backdoor is a direction in which a network gives way; whatever the trigger, a perturbation that
-    is free to be anything tends to find it (arXiv:2110.03735 takes such for its stand-in). The
-    strengths u_i are spread evenly over [0, 1]: the class is the one to which little leads, and a
-    faint trigger is unlearnt with a strong one.
+    is free to be anything tends to find it (arXiv:2110.03735 takes such for its stand-in).
+
+    The class is that of the smallest loss. Where other classes are as good, which is within two
+    standard errors of the paired differences, it is the one of them to which least leads: that of
+    the smallest loss with strengths u spread evenly over [0, 1]. With these the perturbation is put
+    on images, so that a faint trigger is unlearnt with a strong one.
 
     A network that has unlearnt one perturbation gives way to the next. So each epoch of tuning
     begins with ``again`` further steps against the network as it is then, and images are given one
     or other of all perturbations so far.
 
-    Cost: ``steps * rows`` passes each way, at most ``rows`` forward passes for each class, and
+    Cost: ``steps * rows`` passes each way, at most ``2 * rows`` forward passes for each class, and
     ``again * batch`` passes each way an epoch of tuning.
 
     Args:
@@ -169,15 +171,24 @@ class Surrogate:
             classifier, images, delta, classes, self.steps, self.rows, rng=rng, meter=meter
         )
         some = torch.randperm(len(images), generator=rng)[: self.rows]
-        losses = []
-        with torch.no_grad(), frozen(classifier):
-            for wanted, own in zip(classes, delta, strict=True):
-                every = own.expand(len(some), *own.shape)
-                each = _loss(classifier, images, some, every, wanted.expand(len(some)))
-                others = (images.labels[some] != wanted.cpu()).sum().clamp_min(1)
-                losses.append(each.sum() / others.to(device))
-                meter.forward += len(some)
-        suspect = int(torch.stack(losses).argmin())
+        others = images.labels[some] != classes[:, None].cpu()
+
+        def lost(wanted: Tensor, strength: Tensor) -> Tensor:
+            """Each image's loss towards each of these classes, ``(k, n)``."""
+            meter.forward += len(wanted) * len(some)
+            with torch.no_grad(), frozen(classifier):
+                each = [
+                    _loss(classifier, images, some, strength * delta[one], one.expand(len(some)))
+                    for one in wanted
+                ]
+            return torch.stack(each).cpu()
+
+        whole = torch.ones(len(some), 1, 1, 1, device=device)
+        near = alike(lost(classes, whole), others)
+        if len(near) > 1:
+            faint = lost(classes[near], strengths(whole)).sum(dim=1) / others[near].sum(dim=1)
+            near = near[faint.argmin()]
+        suspect = int(near)
         meter.seconds += time.monotonic() - begun
         return {"delta": delta[suspect].cpu().clone(), "later": [], "suspect": suspect}
 
@@ -233,6 +244,25 @@ class Surrogate:
                 with torch.no_grad():
                     delta.clamp_(-self.eps, self.eps)
         return delta.detach()
+
+
+def alike(lost: Tensor, others: Tensor) -> Tensor:
+    """The rows whose mean loss is the smallest, or is not told from it by the same images.
+
+    Args:
+        lost: losses ``(k, n)``, zero where they do not count.
+        others: which images count, ``(k, n)``.
+    """
+    means = lost.sum(dim=1) / others.sum(dim=1)
+    best = int(torch.where(others.any(dim=1), means, torch.inf).argmin())
+    shared = others & others[best]
+    count = shared.sum(dim=1)
+    gaps = (lost - lost[best]) * shared
+    mean = gaps.sum(dim=1) / count
+    deviation = (((gaps - mean[:, None]) * shared).square().sum(dim=1) / (count - 1)).sqrt()
+    near = mean <= 2 * deviation / count.sqrt()  # of few images nothing is told: NaN is not near
+    near[best] = True
+    return near.nonzero().flatten()
 
 
 def strengths(x: Tensor) -> Tensor:
