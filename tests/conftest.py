@@ -4,6 +4,7 @@ import os
 import resource
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,9 @@ import torch
 from hypothesis import settings
 from torch import Tensor, nn
 
+from bezoar import data
+from bezoar.data.imageset import DataSet
+from bezoar.models import create
 from bezoar.seeds import generator
 
 # A red run repeats: no random examples, no clock.
@@ -63,6 +67,25 @@ def data_root() -> Path:
     if os.environ.get("CI"):
         pytest.fail(message)
     pytest.skip(message)
+
+
+@pytest.fixture(scope="session")
+def digits() -> DataSet:
+    """The embedded digits, 1x8x8."""
+    return data.load("digits")
+
+
+@pytest.fixture(scope="session")
+def few(digits) -> DataSet:
+    """40 images in each part."""
+    parts = {name: getattr(digits, name).first(40) for name in ("train", "validation", "test")}
+    return replace(digits, **parts)
+
+
+@pytest.fixture(scope="session")
+def untrained(digits) -> nn.Module:
+    """A network of digits that has learnt nothing; what a test calls does not change it."""
+    return create("lenet-fig4", shape=digits.shape, classes=10, seed=0)
 
 
 def _filled(model: nn.Module, name: str) -> nn.Module:

@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import nn
 
-from bezoar import data
 from bezoar.attacks import APGD, PGD, DeepFool
 from bezoar.classifier import predict
 from bezoar.defence import Evidence
@@ -159,11 +158,6 @@ class TestWatched:
     def test_refuses_a_classifier_without_a_score(self):
         with pytest.raises(TypeError, match="Sequential without score and threshold: expected a"):
             Watched(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)))
-
-
-@pytest.fixture(scope="module")
-def digits():
-    return data.load("digits")
 
 
 @pytest.fixture(scope="module")

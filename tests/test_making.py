@@ -3,53 +3,40 @@
 import pytest
 import torch
 
-from bezoar import checkpoints, data, making
+from bezoar import checkpoints, making
 from bezoar.classifier import weights_hash
-from bezoar.data.imageset import DataSet
 from bezoar.models import create
 from bezoar.training import Training
-
-
-@pytest.fixture(scope="module")
-def digits():
-    whole = data.load("digits")
-    parts = {name: getattr(whole, name).first(40) for name in ("train", "validation", "test")}
-    return DataSet(name="digits", classes=whole.classes, **parts)
-
-
-@pytest.fixture(scope="module")
-def model(digits):
-    return create("lenet-fig4", shape=digits.shape, classes=10, seed=0)
 
 
 class TestTrained:
     TRAINING = Training(epochs=1)
 
-    def test_an_unknown_network_is_refused_before_anything_else(self, tmp_path, digits):
+    def test_an_unknown_network_is_refused_before_anything_else(self, tmp_path, few):
         with pytest.raises(ValueError, match=r"network 'lenet': .*did you mean"):
-            making.trained(tmp_path / "m", "lenet", digits, self.TRAINING, seed=0)
+            making.trained(tmp_path / "m", "lenet", few, self.TRAINING, seed=0)
 
-    def test_the_log_of_a_finished_training_is_read_back(self, tmp_path, digits):
+    def test_the_log_of_a_finished_training_is_read_back(self, tmp_path, few):
         path = tmp_path / "m.safetensors"
-        log = making.trained(path, "lenet-fig4", digits, self.TRAINING, seed=0)
-        assert making.trained(path, "lenet-fig4", digits, self.TRAINING, seed=0) == log
+        log = making.trained(path, "lenet-fig4", few, self.TRAINING, seed=0)
+        assert making.trained(path, "lenet-fig4", few, self.TRAINING, seed=0) == log
         assert list(tmp_path.iterdir()) == [path]
 
     @pytest.mark.parametrize("change", [{"seed": 1}, {"training": Training(epochs=2)}])
-    def test_another_training_does_not_replace_a_model(self, tmp_path, digits, change):
+    def test_another_training_does_not_replace_a_model(self, tmp_path, few, change):
         path = tmp_path / "m.safetensors"
         asked = {"training": self.TRAINING, "seed": 0}
-        making.trained(path, "lenet-fig4", digits, **asked)
+        making.trained(path, "lenet-fig4", few, **asked)
         before = path.read_bytes()
         with pytest.raises(ValueError, match=r"holds another model: .*; choose another --out"):
-            making.trained(path, "lenet-fig4", digits, **{**asked, **change})
+            making.trained(path, "lenet-fig4", few, **{**asked, **change})
         assert path.read_bytes() == before
 
-    def test_a_model_file_of_another_origin_is_not_replaced(self, tmp_path, digits, model):
+    def test_a_model_file_of_another_origin_is_not_replaced(self, tmp_path, few, untrained):
         path = tmp_path / "m.safetensors"
-        checkpoints.save(path, model, classes=digits.classes)
+        checkpoints.save(path, untrained, classes=few.classes)
         with pytest.raises(ValueError, match="holds another model"):
-            making.trained(path, "lenet-fig4", digits, self.TRAINING, seed=0)
+            making.trained(path, "lenet-fig4", few, self.TRAINING, seed=0)
 
 
 class TestTransfer:
@@ -58,26 +45,26 @@ class TestTransfer:
     TRAINING = Training(epochs=1)
 
     @pytest.fixture
-    def init(self, tmp_path, digits):
-        network = create("lenet-fig4", shape=digits.shape, classes=8, seed=3)
+    def init(self, tmp_path, few):
+        network = create("lenet-fig4", shape=few.shape, classes=8, seed=3)
         path = tmp_path / "eight.safetensors"
         checkpoints.save(path, network, classes=[str(k) for k in range(8)])
         return path
 
-    def trained(self, path, digits, **more):
-        return making.trained(path, "lenet-fig4", digits, self.TRAINING, seed=0, **more)
+    def trained(self, path, few, **more):
+        return making.trained(path, "lenet-fig4", few, self.TRAINING, seed=0, **more)
 
-    def test_frozen_parts_are_those_of_the_file_it_starts_from(self, tmp_path, digits, init):
+    def test_frozen_parts_are_those_of_the_file_it_starts_from(self, tmp_path, few, init):
         path = tmp_path / "ten.safetensors"
-        self.trained(path, digits, init=init, freeze=("conv1", "hidden1.bias"))
+        self.trained(path, few, init=init, freeze=("conv1", "hidden1.bias"))
         made, source = (checkpoints.load(file).model.state_dict() for file in (path, init))
         for name in ("conv1.weight", "conv1.bias", "hidden1.bias"):
             assert torch.equal(made[name], source[name])
         assert not torch.equal(made["conv2.weight"], source["conv2.weight"])
 
-    def test_the_record_says_what_it_started_from(self, tmp_path, digits, init):
+    def test_the_record_says_what_it_started_from(self, tmp_path, few, init):
         path = tmp_path / "ten.safetensors"
-        self.trained(path, digits, init=init, freeze=("conv1",))
+        self.trained(path, few, init=init, freeze=("conv1",))
         record = checkpoints.header(path).training
         assert record["freeze"] == ["conv1"]
         assert record["init"] == {
@@ -85,28 +72,26 @@ class TestTransfer:
             "not taken over": ["output.weight", "output.bias"],
         }
 
-    def test_the_same_call_leaves_the_file_and_another_start_is_refused(
-        self, tmp_path, digits, init
-    ):
+    def test_the_same_call_leaves_the_file_and_another_start_is_refused(self, tmp_path, few, init):
         path, asked = tmp_path / "ten.safetensors", {"init": init, "freeze": ("conv1",)}
-        log = self.trained(path, digits, **asked)
+        log = self.trained(path, few, **asked)
         before = path.read_bytes()
-        assert self.trained(path, digits, **asked) == log
+        assert self.trained(path, few, **asked) == log
         for change in ({"init": None}, {"init": path}, {"freeze": ()}):
             with pytest.raises(ValueError, match="holds another model"):
-                self.trained(path, digits, **{**asked, **change})
+                self.trained(path, few, **{**asked, **change})
         assert path.read_bytes() == before
 
-    def test_without_the_file_the_same_call_makes_it_again(self, tmp_path, digits, init):
+    def test_without_the_file_the_same_call_makes_it_again(self, tmp_path, few, init):
         first, second = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
         for path in (first, second):
-            self.trained(path, digits, init=init, freeze=("conv1",))
+            self.trained(path, few, init=init, freeze=("conv1",))
         hashes = [weights_hash(checkpoints.load(path).model) for path in (first, second)]
         assert hashes[0] == hashes[1]
 
-    def test_a_file_of_another_network_is_refused(self, tmp_path, digits):
+    def test_a_file_of_another_network_is_refused(self, tmp_path, few):
         path = tmp_path / "other.safetensors"
-        network = create("lenet5", shape=digits.shape, classes=10, seed=0)
-        checkpoints.save(path, network, classes=digits.classes)
+        network = create("lenet5", shape=few.shape, classes=10, seed=0)
+        checkpoints.save(path, network, classes=few.classes)
         with pytest.raises(ValueError, match="holds lenet5: expected lenet-fig4"):
-            self.trained(tmp_path / "ten.safetensors", digits, init=path)
+            self.trained(tmp_path / "ten.safetensors", few, init=path)

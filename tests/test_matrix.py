@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import nn
 
-from bezoar import data, matrix
+from bezoar import matrix
 from bezoar.attacks import DDN, FGSM, PGD
 from bezoar.classifier import weights_hash
 from bezoar.matrix import ACCESSES, Look, compared, referee, rescored, straight
@@ -30,11 +30,6 @@ class Halved(nn.Module):
 
     def forward(self, x):
         return x / 2
-
-
-@pytest.fixture(scope="module")
-def digits():
-    return data.load("digits")
 
 
 @pytest.fixture(scope="module")

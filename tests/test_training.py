@@ -14,11 +14,6 @@ from bezoar.sanity import warnings
 from bezoar.training import Training, adopt
 
 
-@pytest.fixture(scope="module")
-def digits():
-    return load("digits")
-
-
 def network(digits, seed=0):
     return create("lenet-fig4", shape=digits.shape, classes=10, seed=seed)
 

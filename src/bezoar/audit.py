@@ -174,9 +174,8 @@ def detected(found: Detection, attack: Attack, model: nn.Module, *, seed: int) -
     ``auc``, how well the score tells these from clean ones.
     """
     case, metric = getattr(model, "kind", "user"), metric_of(attack)
-    clean = Rate(int((~found.clean.wrong).sum()), len(found.clean.x))
     table = [
-        rate_row(case, seed, "clean", clean),
+        rate_row(case, seed, "clean", found.clean.right),
         rate_row(case, seed, "false-alarms", found.clean.alarms),
     ]
     for prefix, judged in (("greybox:", found.unaware), ("", found.knowing)):

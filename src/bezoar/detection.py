@@ -232,6 +232,11 @@ class Judged:
         return self.said != self.label
 
     @property
+    def right(self) -> Rate:
+        """Share of all images that are named rightly, rejected or not: of clean ones, accuracy."""
+        return Rate(int((~self.wrong).sum()), len(self.x))
+
+    @property
     def evaded(self) -> Tensor:
         """Whether the class is wrong and the image is not rejected, ``(N,)`` bool."""
         return self.wrong & ~self.rejected

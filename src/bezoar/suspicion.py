@@ -124,9 +124,8 @@ def rows(
     ``tpr:triggered`` at the threshold of the detector.
     """
     case = getattr(model, "kind", "user")
-    right = Rate(int((~found.clean.wrong).sum()), len(found.clean.x))
     rates = {
-        "clean": right,
+        "clean": found.clean.right,
         "false-alarms": found.clean.alarms,
         "asr": found.asr,
         "asr:accepted": found.accepted,

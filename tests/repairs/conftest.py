@@ -6,18 +6,11 @@ from typing import NamedTuple
 import pytest
 from torch import nn
 
-from bezoar.data import load
-from bezoar.data.imageset import DataSet
 from bezoar.defence import Evidence
 from bezoar.models.initial import initialise
 from bezoar.seeds import generator
 from bezoar.training import Training
 from bezoar.triggers import BadNets
-
-
-@pytest.fixture(scope="session")
-def digits() -> DataSet:
-    return load("digits")
 
 
 @pytest.fixture(scope="session")

@@ -8,16 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from bezoar.data import load
 from bezoar.data.imageset import ImageSet
 from bezoar.models.initial import initialise
 from bezoar.seeds import generator
 from bezoar.training import Training
-
-
-@pytest.fixture(scope="session")
-def digits():
-    return load("digits")
 
 
 @pytest.fixture(scope="session")
