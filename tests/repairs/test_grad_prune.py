@@ -1,6 +1,7 @@
 """Filters are found by hand-made networks, of which one filter is the backdoor."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -285,17 +286,30 @@ class TestSources:
             sick[3].weight[1, 2] *= -1  # what led there leads away now
         later = source.renewed(found, sick, evidence.train, seed=1, meter=meter)
         assert torch.equal(later["delta"], found["delta"])
-        (new,) = later["later"]
-        assert new.abs().max() <= 0.4
+        new, smooth = later["later"]
+        assert max(new.abs().max(), smooth.abs().max()) <= 0.4
         assert not torch.equal(new, found["delta"])
-        assert (meter.forward, meter.backward) == (24, 24)
-        x = torch.full((2, 1, 6, 6), 0.5)
-        own = strengths(x) * torch.stack([found["delta"], new])
+        assert (meter.forward, meter.backward) == (48, 48)
+        x = torch.full((3, 1, 6, 6), 0.5)
+        own = strengths(x) * torch.stack([found["delta"], new, smooth])
         assert torch.allclose(source.stamp(later, evidence)(x), (x + own).clamp(0, 1))
         assert (
             replace(source, again=0).renewed(found, sick, evidence.train, seed=1, meter=meter)
             is found
         )
+
+    def test_one_is_followed_pixel_by_pixel_and_one_without_detail(self, sick, evidence):
+        source, meter = Surrogate(steps=5, rows=20, again=3, batch=8, coarse=6), Meter()
+        found = source.find(sick, evidence, seed=0, meter=meter)
+        for turn in range(3):
+            found = source.renewed(found, sick, evidence.train, seed=turn, meter=meter)
+        detail = [bool(one.amax() - one.amin() > 1e-3) for one in found["later"]]
+        assert detail == [True, False] * 3  # a cell of six pixels is the whole image
+        # Each goes on from the last one of its kind: a step of Adam is about lr long.
+        chains = ([found["delta"], *found["later"][::2]], found["later"][1::2])
+        for chain in chains:
+            for one, following in pairwise(chain):
+                assert (following - one).abs().max() < 3.1 * source.lr
 
     def test_the_others_stay_as_they_are(self, sick, evidence):
         for source in (Oracle(), Recovered()):

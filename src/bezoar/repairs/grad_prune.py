@@ -275,7 +275,8 @@ class _Work:
         tuning = self._tuning(model, gone, learnt)
 
         def judge(epoch: int) -> Judgement:
-            seen = outlook(tuning.model, tuning.stamp, held, self._meter)
+            # Not with what was renewed since: all epochs are judged by the same images.
+            seen = outlook(tuning.model, self._stamp, held, self._meter)
             return Judgement(dict(vars(seen)))
 
         log = self._fit(tuning, judge, part)

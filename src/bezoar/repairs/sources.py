@@ -133,18 +133,21 @@ class Surrogate:
 
     A network that has unlearnt one perturbation gives way to the next. So each epoch of tuning
     begins with ``again`` further steps against the network as it is then, and images are given one
-    or other of all perturbations so far.
+    or other of all perturbations so far. Two are followed in this way: one that is free, and one
+    without detail, of cells of ``coarse`` pixels that are enlarged bilinearly. Pixel by pixel a
+    descent ends in noise, and to have unlearnt noise is not to have unlearnt what is smooth.
 
     Cost: ``steps * rows`` passes each way, at most ``2 * rows`` forward passes for each class, and
-    ``again * batch`` passes each way an epoch of tuning.
+    ``2 * again * batch`` passes each way an epoch of tuning.
 
     Args:
         eps: radius in Linf, in pixel units of [0, 1].
         steps: of the descent.
         lr: of Adam, in pixel units.
         rows: perturbed images a step, over all classes.
-        again: steps before each epoch of tuning but the first.
+        again: steps of each of the two before each epoch of tuning but the first.
         batch: images of such a step.
+        coarse: side of the cells in pixels.
     """
 
     kind: ClassVar[Kind] = "surrogate"
@@ -154,12 +157,14 @@ class Surrogate:
     rows: int = 128
     again: int = 5
     batch: int = 16
+    coarse: int = 4
 
     def __post_init__(self) -> None:
         checks.in_range("eps", self.eps, 0, 1)
         checks.in_range("lr", self.lr, 0)
         for name in ("steps", "rows", "batch"):
             checks.at_least(name, getattr(self, name), 1)
+        checks.at_least("coarse", self.coarse, 2)
         checks.at_least("again", self.again, 0)
 
     def find(self, classifier: nn.Module, evidence: Evidence, *, seed: int, meter: Meter) -> Tree:
@@ -168,7 +173,7 @@ class Surrogate:
         rng = generator(seed, "surrogate")
         delta = torch.zeros(len(classes), *images.shape, device=device)
         delta = self._descended(
-            classifier, images, delta, classes, self.steps, self.rows, rng=rng, meter=meter
+            classifier, images, delta, classes, self.steps, self.rows, 1, rng=rng, meter=meter
         )
         some = torch.randperm(len(images), generator=rng)[: self.rows]
         others = images.labels[some] != classes[:, None].cpu()
@@ -207,14 +212,25 @@ class Surrogate:
         if not self.again or not (images.labels != found["suspect"]).any():
             return found
         begun, device = time.monotonic(), device_of(model)
-        last = [found["delta"], *found["later"]][-1].to(device)[None]
         wanted = torch.tensor([found["suspect"]], device=device)
-        rng = generator(seed, "surrogate", "again")
-        delta = self._descended(
-            model, images, last, wanted, self.again, self.batch, rng=rng, meter=meter
-        )
+        later = list(found["later"])
+        for side in (1, self.coarse):
+            last = later[-2] if len(later) > 1 else found["delta"]  # the last one of this kind
+            rng = generator(seed, "surrogate", "again", side)
+            delta = self._descended(
+                model,
+                images,
+                last[None].to(device),
+                wanted,
+                self.again,
+                self.batch,
+                side,
+                rng=rng,
+                meter=meter,
+            )
+            later.append(delta[0].cpu().clone())
         meter.seconds += time.monotonic() - begun
-        return {**found, "later": [*found["later"], delta[0].cpu().clone()]}
+        return {**found, "later": later}
 
     def _descended(
         self,
@@ -224,26 +240,34 @@ class Surrogate:
         classes: Tensor,
         steps: int,
         rows: int,
+        side: int,
         *,
         rng: torch.Generator,
         meter: Meter,
     ) -> Tensor:
-        """Perturbations ``(k, C, H, W)`` towards k classes after some steps of Adam."""
+        """Perturbations ``(k, C, H, W)`` towards k classes after some steps of Adam on cells."""
         each = max(1, rows // len(classes))
-        delta = delta.clone().requires_grad_()
-        adam = torch.optim.Adam([delta], lr=self.lr)
+        height, width = delta.shape[-2:]
+        cells = F.adaptive_avg_pool2d(delta, (-(-height // side), -(-width // side)))
+        cells.requires_grad_()
+        adam = torch.optim.Adam([cells], lr=self.lr)
+
+        def enlarged() -> Tensor:
+            return F.interpolate(cells, size=(height, width), mode="bilinear")
+
         targets = classes.repeat_interleave(each)
         with frozen(classifier):
             for _ in range(steps):
                 drawn = torch.randint(len(images), (len(targets),), generator=rng)
-                loss = _loss(classifier, images, drawn, delta.repeat_interleave(each, 0), targets)
+                own = enlarged().repeat_interleave(each, 0)
+                loss = _loss(classifier, images, drawn, own, targets)
                 meter.forward += len(drawn)
                 meter.backward += len(drawn)
-                (delta.grad,) = torch.autograd.grad(loss.sum() / each, delta)
+                (cells.grad,) = torch.autograd.grad(loss.sum() / each, cells)
                 adam.step()
                 with torch.no_grad():
-                    delta.clamp_(-self.eps, self.eps)
-        return delta.detach()
+                    cells.clamp_(-self.eps, self.eps)
+        return enlarged().detach()
 
 
 def alike(lost: Tensor, others: Tensor) -> Tensor:
