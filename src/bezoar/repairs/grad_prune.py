@@ -65,7 +65,8 @@ class GradPrune(Repair):
     without one fold at a time, and judged on it. So many filters go as had the smallest mean
     L_u on what was left out, while the accuracy there was less than ``alpha`` below that
     of the start. The learning rate of tuning falls to zero, and its last epochs are where it
-    settles: so many are taken as come last within one standard error of the smallest mean loss.
+    settles: so many are taken as come last within one standard error of the smallest mean loss,
+    with the trigger as the source found it, for one that was renewed since is a harder question.
     Ten images a class are one for validation, and an accuracy of ten images is none. Then all
     images are pruned and tuned with. With ``folds=1`` the validation images judge, as in the paper.
 
