@@ -1,6 +1,6 @@
 """Filters are found by hand-made networks, of which one filter is the backdoor."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -310,6 +310,30 @@ class TestSources:
         for chain in chains:
             for one, following in pairwise(chain):
                 assert (following - one).abs().max() < 3.1 * source.lr
+
+    def test_all_epochs_are_judged_with_the_trigger_as_it_was_found(self, sick, evidence):
+        learnt_from, judged_by = set(), set()
+
+        @dataclass(frozen=True)
+        class Turning(Oracle):
+            """Says how often the trigger was renewed that is put on images."""
+
+            def find(self, classifier, evidence, *, seed, meter):
+                return {"turns": 0}
+
+            def stamp(self, found, evidence):
+                def stamped(x):
+                    (learnt_from if torch.is_grad_enabled() else judged_by).add(found["turns"])
+                    return evidence.trigger(x)
+
+                return stamped
+
+            def renewed(self, found, model, images, *, seed, meter):
+                return {"turns": found["turns"] + 1}
+
+        GradPrune(source=Turning(), filters=0, epochs=3)(sick, evidence, seed=0)
+        assert learnt_from >= {0, 1, 2}
+        assert judged_by == {0}
 
     def test_the_others_stay_as_they_are(self, sick, evidence):
         for source in (Oracle(), Recovered()):
