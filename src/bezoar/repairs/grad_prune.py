@@ -33,7 +33,7 @@ from bezoar.fit import (
 from bezoar.repairs.held_out import Outlook, averaged, cut, joined, outlook
 from bezoar.repairs.protocol import Repair
 from bezoar.repairs.pruning import ByGradient, Filter, Score, blamed, silence
-from bezoar.repairs.sources import Source, Stamp, Surrogate
+from bezoar.repairs.sources import Source, Surrogate
 from bezoar.seeds import derive
 from bezoar.snapshots import Snapshot, Stages, Tree
 
@@ -354,10 +354,6 @@ class Tuning:
         )
         self.model = self._learning.model
 
-    @property
-    def stamp(self) -> Stamp:
-        return self._repair.source.stamp(self._found, self._evidence)
-
     def begin(self, epoch: int) -> int:
         if epoch and self._repair.learn == "both":
             self._found = self._repair.source.renewed(
@@ -385,7 +381,8 @@ class Tuning:
         loss = F.cross_entropy(said, y)
         self._count(len(x), backward=True)
         if repair.learn == "both":
-            loss = loss + repair.weight * F.cross_entropy(model(self.stamp(x)), y)
+            stamp = repair.source.stamp(self._found, self._evidence)
+            loss = loss + repair.weight * F.cross_entropy(model(stamp(x)), y)
             self._count(len(x), backward=True)
         if repair.keep:
             with torch.no_grad(), frozen(self._before) as before:
