@@ -4,8 +4,10 @@ import os
 import resource
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -15,7 +17,10 @@ from torch import Tensor, nn
 from bezoar import data
 from bezoar.data.imageset import DataSet
 from bezoar.models import create
+from bezoar.models.initial import initialise
 from bezoar.seeds import generator
+from bezoar.snapshots import Tree
+from bezoar.training import Training
 
 # A red run repeats: no random examples, no clock.
 settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=25)
@@ -46,6 +51,28 @@ def full_disk() -> Callable[[int], AbstractContextManager[None]]:
     Only inside the body: the test runner's own log may be a file too, and longer.
     """
     return _room
+
+
+class Kept:
+    """A place for a state in memory; the work is killed once it was kept for the k-th time."""
+
+    def __init__(self, *kills: int) -> None:
+        self.state: Tree | None = None
+        self.saves, self._kills = 0, kills
+
+    def load(self) -> Tree | None:
+        return deepcopy(self.state)
+
+    def save(self, state: Tree) -> None:
+        self.state, self.saves = deepcopy(state), self.saves + 1
+        if self.saves in self._kills:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture
+def kept() -> type[Kept]:
+    """``kept(2, 3)`` is a snapshot whose owner is killed at the second save and at the third."""
+    return Kept
 
 
 @pytest.fixture(autouse=True)
@@ -86,6 +113,43 @@ def few(digits) -> DataSet:
 def untrained(digits) -> nn.Module:
     """A network of digits that has learnt nothing; what a test calls does not change it."""
     return create("lenet-fig4", shape=digits.shape, classes=10, seed=0)
+
+
+@pytest.fixture(scope="session")
+def _trained(digits) -> nn.Module:
+    layers = (nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.2))
+    model = nn.Sequential(*layers, nn.Flatten(), nn.Linear(144, 10))
+    initialise(model, generator(0, "tests", "a user's network"))
+    nn.init.ones_(model[1].weight)
+    Training(epochs=4, batch=32, lr=0.01)(model, digits.train, digits.validation, seed=0)
+    return model
+
+
+@pytest.fixture
+def network(_trained) -> nn.Module:
+    """A user's own: batch norm and dropout; about 0.9 on clean digits. A copy for each test."""
+    return deepcopy(_trained)
+
+
+class Passes(NamedTuple):
+    """Images that went through a network, one entry a pass."""
+
+    forward: list[int]
+    backward: list[int]
+
+
+@pytest.fixture
+def counted(network) -> tuple[nn.Module, Passes]:
+    """The network, and a count of its passes that goes on in its copies."""
+    passes = Passes([], [])
+
+    def note(module, inputs, logits):
+        passes.forward.append(len(logits))
+        if logits.requires_grad:
+            logits.register_hook(lambda gradient: passes.backward.append(len(gradient)))
+
+    network.register_forward_hook(note)
+    return network, passes
 
 
 def _filled(model: nn.Module, name: str) -> nn.Module:

@@ -1,6 +1,5 @@
 """Certificates against closed forms, an independent count, and an attacker."""
 
-from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
@@ -189,27 +188,18 @@ class TestCertify:
         assert np.array_equal(alone.counts, whole.counts[[2, 7]])
         assert not np.array_equal(certify(smoothed, images, n=500, seed=1).counts, whole.counts)
 
-    def test_goes_on_where_it_was_interrupted(self, images):
+    def test_goes_on_where_it_was_interrupted(self, images, kept):
         smoothed, _ = border(images)
-
-        class Kept:
-            state = None
-
-            def load(self):
-                return self.state
-
-            def save(self, state):
-                self.state = deepcopy(state)
 
         def stop(done, of):
             seen.append((done, of))
             if done == 5:
                 raise KeyboardInterrupt
 
-        kept, seen, asked = Kept(), [], {"n": 300, "seed": 0, "snapshot_seconds": 0}
+        place, seen, asked = kept(), [], {"n": 300, "seed": 0, "snapshot_seconds": 0}
         with pytest.raises(KeyboardInterrupt):
-            certify(smoothed, images, snapshot=kept, on_image=stop, **asked)
-        found = certify(smoothed, images, snapshot=kept, on_image=stop, **asked)
+            certify(smoothed, images, snapshot=place, on_image=stop, **asked)
+        found = certify(smoothed, images, snapshot=place, on_image=stop, **asked)
         assert seen == [(k, 12) for k in range(1, 13)]
         whole = certify(smoothed, images, n=300, seed=0)
         assert np.array_equal(found.counts, whole.counts)

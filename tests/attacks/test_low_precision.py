@@ -13,7 +13,6 @@ from bezoar.classifier import Lowered, prepare
 from bezoar.data.imageset import ImageSet
 from bezoar.referee import measure
 from bezoar.seeds import Noise
-from bezoar.snapshots import Tree
 
 ONES = torch.ones(8, dtype=torch.int64)
 PGD12 = PGD(eps=0.1, steps=12)
@@ -66,27 +65,10 @@ def test_the_steps_of_the_first_search_count(blocks, images):
     assert (fooled >= PGD12.steps).all()
 
 
-class Kept:
-    """A snapshot in memory that is taken every time, and that stops the work once."""
-
-    def __init__(self, stop: int) -> None:
-        self.state: Tree | None = None
-        self.left = stop
-
-    def load(self):
-        return self.state
-
-    def save(self, state):
-        self.state = state
-        self.left -= 1
-        if self.left == 0:
-            raise KeyboardInterrupt
-
-
 @pytest.mark.parametrize("stop", [1, 4, 9, 14, 30])
-def test_goes_on_to_the_bit_after_an_interruption(stop, blocks, images):
+def test_goes_on_to_the_bit_after_an_interruption(stop, blocks, images, kept):
     whole = search(AUTO, blocks, images, Untargeted(ONES), noise_of(8), low=Lowered(blocks))
-    kept = Kept(stop)
+    place = kept(stop)
 
     def again():
         return search(
@@ -96,7 +78,7 @@ def test_goes_on_to_the_bit_after_an_interruption(stop, blocks, images):
             Untargeted(ONES),
             noise_of(8),
             low=Lowered(blocks),
-            snapshot=kept,
+            snapshot=place,
             snapshot_seconds=0,
         )
 

@@ -133,23 +133,10 @@ class TestLearntGuard:
         assert weights_hash(first.classifier) == weights_hash(again.classifier)
         assert weights_hash(first.classifier) != weights_hash(other.classifier)
 
-    def test_goes_on_to_the_bit_where_it_was_killed(self, guard, network, evidence):
-        class Kept:
-            def __init__(self, saves):
-                self.state, self.saves = None, saves
-
-            def load(self):
-                return deepcopy(self.state)
-
-            def save(self, state):
-                self.state = deepcopy(state)
-                self.saves -= 1
-                if not self.saves:
-                    raise KeyboardInterrupt
-
-        whole, kept = guard(network, evidence, seed=0), Kept(1)
+    def test_goes_on_to_the_bit_where_it_was_killed(self, guard, network, evidence, kept):
+        whole, place = guard(network, evidence, seed=0), kept(1)
         with pytest.raises(KeyboardInterrupt):
-            guard(network, evidence, seed=0, snapshot=kept)
-        found = guard(network, evidence, seed=0, snapshot=kept)
+            guard(network, evidence, seed=0, snapshot=place)
+        found = guard(network, evidence, seed=0, snapshot=place)
         assert weights_hash(found.classifier) == weights_hash(whole.classifier)
         assert [row["clean"] for row in found.log] == [row["clean"] for row in whole.log]

@@ -128,32 +128,17 @@ def test_costs_what_the_docstring_says(linear, evidence):
 
 
 @pytest.mark.parametrize("kills", [1, 2, 3, 4, 6])
-def test_goes_on_to_the_bit_wherever_it_was_killed(linear, evidence, kills):
-    repair, kept = ABL(isolating=2, share=0.25, epochs=3, batch=5), Kept(kills)
+def test_goes_on_to_the_bit_wherever_it_was_killed(linear, evidence, kills, kept):
+    repair, place = ABL(isolating=2, share=0.25, epochs=3, batch=5), kept(kills)
     whole = repair(linear, evidence, seed=0)
     with pytest.raises(KeyboardInterrupt):
-        repair(linear, evidence, seed=0, snapshot=kept)
-    found = repair(linear, evidence, seed=0, snapshot=kept)
+        repair(linear, evidence, seed=0, snapshot=place)
+    found = repair(linear, evidence, seed=0, snapshot=place)
     assert weights_hash(found.classifier) == weights_hash(whole.classifier)
     assert [{**row, "seconds": 0} for row in found.log] == [
         {**row, "seconds": 0} for row in whole.log
     ]
     assert replace(found.cost, seconds=0) == replace(whole.cost, seconds=0)
-
-
-class Kept:
-    """A place for a state where the work is killed once it has been kept so many times."""
-
-    def __init__(self, kills):
-        self.state, self.left = None, kills
-
-    def load(self):
-        return deepcopy(self.state)
-
-    def save(self, state):
-        self.state, self.left = deepcopy(state), self.left - 1
-        if self.left == 0:
-            raise KeyboardInterrupt
 
 
 def test_batch_norm_of_the_repaired_network_stands_still(network, evidence, digits):

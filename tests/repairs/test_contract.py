@@ -155,11 +155,11 @@ class TestContract:
         x, _ = evidence.validation.batch(slice(None))
         assert torch.isfinite(repaired(x)).all()
 
-    def test_goes_on_to_the_bit_where_it_was_killed(self, repair, network, evidence):
-        whole, kept = repair(network, evidence, seed=0), Kept()
+    def test_goes_on_to_the_bit_where_it_was_killed(self, repair, network, evidence, kept):
+        whole, place = repair(network, evidence, seed=0), kept(1)
         with suppress(KeyboardInterrupt):  # one that learns nothing is done before it saves
-            repair(network, evidence, seed=0, snapshot=kept)
-        found = repair(network, evidence, seed=0, snapshot=kept)
+            repair(network, evidence, seed=0, snapshot=place)
+        found = repair(network, evidence, seed=0, snapshot=place)
         assert weights_hash(found.classifier) == weights_hash(whole.classifier)
         assert list(map(untimed, found.log)) == list(map(untimed, whole.log))
         assert found.cost.passes == whole.cost.passes
@@ -181,21 +181,6 @@ def test_tells_its_progress(repair, network, evidence):
     told = []
     repair(network, evidence, seed=0, on_step=told.append)
     assert (told[-1].epoch, told[-1].done) == (told[-1].epochs, told[-1].rows)
-
-
-class Kept:
-    """A place for a state where the work is killed once it has been kept."""
-
-    def __init__(self):
-        self.state = None
-
-    def load(self):
-        return deepcopy(self.state)
-
-    def save(self, state):
-        first, self.state = self.state is None, deepcopy(state)
-        if first:
-            raise KeyboardInterrupt
 
 
 def untimed(row):

@@ -1,6 +1,5 @@
 """NC: a planted corner is found and unlearnt; who is not accused is handed back as he came."""
 
-from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
@@ -118,32 +117,17 @@ def test_so_many_images_of_a_batch_are_stamped_by_the_triggers_asked_for(
 
 
 @pytest.mark.parametrize("kills", [1, 2, 4])
-def test_goes_on_to_the_bit_wherever_it_was_killed(sick, evidence, kills):
-    repair, kept = NeuralCleanseUnlearning(scan=SCAN, epochs=3, batch=7), Kept(kills)
+def test_goes_on_to_the_bit_wherever_it_was_killed(sick, evidence, kills, kept):
+    repair, place = NeuralCleanseUnlearning(scan=SCAN, epochs=3, batch=7), kept(kills)
     whole = repair(sick, evidence, seed=0)
     with pytest.raises(KeyboardInterrupt):
-        repair(sick, evidence, seed=0, snapshot=kept)
-    found = repair(sick, evidence, seed=0, snapshot=kept)
+        repair(sick, evidence, seed=0, snapshot=place)
+    found = repair(sick, evidence, seed=0, snapshot=place)
     assert weights_hash(found.classifier) == weights_hash(whole.classifier)
     assert [{**row, "seconds": 0} for row in found.log] == [
         {**row, "seconds": 0} for row in whole.log
     ]
     assert replace(found.cost, seconds=0) == replace(whole.cost, seconds=0)
-
-
-class Kept:
-    """A place for a state where the work is killed once it has been kept so many times."""
-
-    def __init__(self, kills):
-        self.state, self.left = None, kills
-
-    def load(self):
-        return deepcopy(self.state)
-
-    def save(self, state):
-        self.state, self.left = deepcopy(state), self.left - 1
-        if self.left == 0:
-            raise KeyboardInterrupt
 
 
 def test_refuses_a_scan_that_had_no_time(sick, evidence):
