@@ -95,7 +95,8 @@ def test_the_disturbance_is_a_random_one_that_went_up_by_the_signs(planted, evid
 
 
 def test_the_channel_that_serves_no_clean_image_goes(planted, evidence):
-    repaired = ANP(iterations=60, batch=16)(planted, evidence, seed=0)
+    # It is constant: by the statistics of a batch it would be nothing.
+    repaired = ANP(iterations=60, batch=16, statistics="running")(planted, evidence, seed=0)
     before, after = planted.state_dict(), repaired.classifier.state_dict()
     assert after["1.weight"].tolist() == [1, 0]
     del before["1.weight"], after["1.weight"]
@@ -105,8 +106,26 @@ def test_the_channel_that_serves_no_clean_image_goes(planted, evidence):
     assert last["threshold"] == pytest.approx(0.9)
 
 
+def test_by_the_statistics_of_batches_a_channel_that_tells_of_no_class_goes():
+    shade, lot = torch.tensor([0.2, 0.8]).repeat(8), torch.tensor([0.2, 0.2, 0.8, 0.8]).repeat(4)
+    x = torch.stack([shade, lot], dim=1)[:, :, None, None].expand(-1, -1, 4, 4)
+    images = ImageSet(x, torch.arange(16) % 2, np.arange(16), ("dark", "bright"), "lots")
+    conv, norm, linear = nn.Conv2d(2, 2, 1), nn.BatchNorm2d(2), nn.Linear(2, 2)
+    with torch.no_grad():
+        conv.weight.copy_(torch.eye(2)[:, :, None, None])
+        conv.bias.zero_()
+        norm.running_mean.fill_(0.5)
+        norm.running_var.fill_(0.09)
+        linear.weight.copy_(torch.tensor([[-2.0, 1.5], [2.0, 0.0]]))
+        linear.bias.zero_()
+    model = nn.Sequential(conv, norm, nn.AdaptiveAvgPool2d(1), nn.Flatten(), linear).eval()
+    repaired = ANP(iterations=100, batch=16)(model, Evidence(images, images), seed=0)
+    assert repaired.classifier[1].weight.tolist() == [1, 0]
+    assert torch.equal(repaired.classifier[1].running_mean, norm.running_mean)
+
+
 def test_batch_statistics_move_in_a_copy_only(planted, evidence):
-    repair = ANP(iterations=10, batch=8, statistics="batch")
+    repair = ANP(iterations=10, batch=8)
     repaired = repair(planted, evidence, seed=0).classifier
     assert torch.equal(repaired[1].running_mean, torch.zeros(2))
     assert repaired[1].num_batches_tracked == 0

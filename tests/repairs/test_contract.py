@@ -70,7 +70,7 @@ CASES += [
     # Disturbed so much that a healthy network loses channels, which ones by the seed.
     *(
         ANP(eps=1, alpha=0, iterations=12, batch=16, momentum=0, tolerance=0.95, **more)
-        for more in ({"lr": 1}, {"lr": 5, "statistics": "batch", "steps": 2})
+        for more in ({"lr": 1, "statistics": "running"}, {"lr": 5, "steps": 2})
     ),
     CLP(u=0.5),
     FinePruning(tolerance=0.3, epochs=2, batch=16),
@@ -92,7 +92,15 @@ CASES += [
     NeuralCleanseUnlearning(
         scan=NeuralCleanse(epochs=8, batch=20, success=0.3), always=True, epochs=2, batch=16
     ),
-    RNP(unlearn_epochs=2, unlearn_lr=0.1, recover_epochs=2, alpha=1, batch=16, tolerance=0.95),
+    RNP(
+        unlearn_epochs=2,
+        unlearn_lr=0.05,
+        recover_epochs=2,
+        recover_lr=0.5,
+        alpha=1,
+        batch=16,
+        tolerance=0.3,
+    ),
     SAU(epochs=2, batch=16, steps=2),
 ]
 # What they do follows from the network and the images alone.

@@ -23,7 +23,16 @@ from bezoar.fit import (
     fit,
     silent,
 )
-from bezoar.repairs.masks import MOST, Masked, Masking, Trial, scales, trials
+from bezoar.repairs.masks import (
+    MOST,
+    STATISTICS,
+    Masked,
+    Masking,
+    Statistics,
+    Trial,
+    scales,
+    trials,
+)
 from bezoar.repairs.protocol import Repair
 from bezoar.repairs.rounds import joined
 from bezoar.repairs.tolerance import lowest
@@ -64,6 +73,7 @@ class RNP(Repair):
         alpha: factor on their loss, above 0.
         batch: images a step; with 32 a defender's 90 images are as many steps an epoch as 500 of
             the paper with 128.
+        statistics: of batch norms while masks are learnt, ``"running"`` or ``"batch"``.
         tolerance: drop of the accuracy that is borne.
     """
 
@@ -77,6 +87,7 @@ class RNP(Repair):
     recover_lr: float = 0.2
     alpha: float = 0.2
     batch: int = 32
+    statistics: Statistics = "batch"
     tolerance: float = 0.02
 
     def __post_init__(self) -> None:
@@ -88,6 +99,7 @@ class RNP(Repair):
         checks.in_range("recover_lr", self.recover_lr, 0)
         checks.in_range("alpha", self.alpha, 0)
         checks.at_least("batch", self.batch, 1)
+        checks.known("statistics", self.statistics, STATISTICS)
         checks.in_range("tolerance", self.tolerance, 0, 1)
         SGD(momentum=self.momentum, weight_decay=self.weight_decay)
 
@@ -185,7 +197,7 @@ class RNP(Repair):
     ) -> Tree:
         """The masks under which it names clean images again."""
         learning = Masking(
-            Masked(unlearnt, "running"),
+            Masked(unlearnt, self.statistics),
             evidence.train,
             loss=scaled_loss(self.alpha, meter),
             lr=self.recover_lr,
