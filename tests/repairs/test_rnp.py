@@ -84,6 +84,7 @@ def test_refuses_a_network_without_channels(linear, evidence):
         ({"least": 1.5}, r"least=1\.5: expected a number in \[0, 1\]"),
         ({"clip": -1.0}, r"clip=-1\.0: expected a number at least 0"),
         ({"recover_epochs": 0}, "recover_epochs=0: expected an integer >= 1"),
+        ({"statistics": "runing"}, "statistics 'runing': expected one of batch, running"),
     ],
 )
 def test_settings_out_of_range_are_refused(setting, message):
